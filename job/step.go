@@ -96,11 +96,17 @@ func (r Rules) Step(j *Job, m Move) error {
 }
 
 // Settle is Step for the holder of a lease: it refuses any token but that of
-// the running lease. A settle repeated with the token that settled reports
-// repeated and changes nothing.
+// the running lease, and records which token settled the job, and how. A settle
+// repeated with that token reports repeated and changes nothing. What a sweep
+// does (a crash, a lost reply given back) goes through Step and is not recorded:
+// the holder's word, if it comes later, is stale.
 func (r Rules) Settle(j *Job, token int64, m Move) (repeated bool, err error) {
 	if j.State == Running && j.Token == token {
-		return false, r.Step(j, m)
+		if err := r.Step(j, m); err != nil {
+			return false, err
+		}
+		j.SettledToken, j.SettledAs = token, m.Event
+		return false, nil
 	}
 	if token > 0 && j.SettledToken == token {
 		return true, nil
@@ -119,11 +125,6 @@ func (r Rules) lease(j *Job, m Move) {
 // endLease leaves Running. A cancel request wins over everything but success
 // (design §4).
 func (r Rules) endLease(j *Job, m Move) {
-	// A crash or a release by a sweep is not the holder's word: a settle that
-	// comes later with that token is stale, not repeated.
-	if m.Event != Crash && m.Event != Release {
-		j.SettledToken, j.SettledAs = j.Token, m.Event
-	}
 	switch m.Event {
 	case Fail, Discard:
 		r.addFailure(j, m, false)
