@@ -1,0 +1,32 @@
+# Everything that a contributor runs. `make test` needs nothing but Go, and
+# root on Debian (or PostgreSQL installed, or ERRAND_TEST_POSTGRES set).
+
+.PHONY: build test soak check demo bench generate fuzz lint
+
+build: ## bin/errand
+	go build -trimpath -o bin/errand ./cmd/errand
+
+test: ## everything with -race, and one seed of each fault scenario
+	scripts/test
+
+soak: ## the fault scenarios with many seeds and 20,000 jobs each, and long model runs
+	scripts/soak
+
+check: ## the whole gate: lint, generated code, tidy, vulnerabilities, then test
+	scripts/check
+	scripts/test
+
+lint: ## the gate without the tests
+	scripts/check
+
+demo: ## the main job on real input: hash every file of DEMO_DIR (default: this repository)
+	scripts/demo
+
+bench: ## the ledger's benchmarks
+	scripts/test-services go test -run '^$$' -bench . -benchtime $${BENCHTIME:-3s} ./ledger/...
+
+generate: ## gen/ from proto/ (needs protoc)
+	gen/generate.sh
+
+fuzz: ## every fuzz test for FUZZTIME (default 30s)
+	scripts/fuzz
