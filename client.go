@@ -1,0 +1,108 @@
+package errand
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	errandv1 "github.com/errandhq/errand/gen/errand/v1"
+	"github.com/errandhq/errand/gen/errand/v1/errandv1connect"
+)
+
+// Version is the version of this SDK, as sessions show it.
+const Version = "0.1.0"
+
+// Client speaks to Errand: over the wire after Dial, by direct calls after
+// embedded.Open. It is safe for concurrent use.
+type Client struct {
+	svc       errandv1connect.QueueServiceClient
+	close     func() error
+	elsewhere func() // leave this server for another address
+	retryFor  time.Duration
+}
+
+// NewClient makes a Client of a service, such as an engine in the same
+// process. close, which may be nil, is what Close calls.
+func NewClient(svc errandv1connect.QueueServiceClient, close func() error) *Client {
+	if close == nil {
+		close = func() error { return nil }
+	}
+	return &Client{svc: svc, close: close, elsewhere: func() {}, retryFor: 30 * time.Second}
+}
+
+// Close frees what the Client holds; with embedded, it stops the engine.
+func (c *Client) Close() error { return c.close() }
+
+// EnqueueResult answers one job of an enqueue.
+type EnqueueResult struct {
+	ID        ID    // of the job that now stands for it: its own, or the holder's
+	State     State // of that job, where the server knows it
+	Duplicate bool  // nothing new was stored: the id, idempotency or unique key was known
+	Err       error // an *Error: why this one was refused
+}
+
+// Enqueue stores one job durably. See Task.Enqueue for its errors.
+func (c *Client) Enqueue(ctx context.Context, p EnqueueParams) (EnqueueResult, error) {
+	rs, err := c.EnqueueBatch(ctx, []EnqueueParams{p})
+	if err != nil {
+		return EnqueueResult{}, err
+	}
+	return rs[0], rs[0].Err
+}
+
+// EnqueueBatch stores jobs in one call, at most 1000 with at most 4 MiB of
+// payload, all or none; each has its answer, in order. Ids that are not set
+// are made before the first try, so that every retry is the same call. If the
+// retries end without an answer the error is ErrUnknown, with the ids.
+func (c *Client) EnqueueBatch(ctx context.Context, ps []EnqueueParams) ([]EnqueueResult, error) {
+	if len(ps) == 0 {
+		return nil, nil
+	}
+	ps = append([]EnqueueParams(nil), ps...)
+	ids, fresh := make([]ID, len(ps)), make([]bool, len(ps))
+	for i := range ps {
+		if ps[i].ID.IsZero() {
+			ps[i].ID, fresh[i] = NewID(), true
+		}
+		if ps[i].TraceParent == "" {
+			ps[i].TraceParent = TraceParentFrom(ctx)
+		}
+		ids[i] = ps[i].ID
+	}
+	var resp *errandv1.EnqueueResponse
+	unknown, err := c.retry(ctx, func(ctx context.Context, try int) error {
+		// Made anew for each try: an engine in this process may still read the
+		// request of one that was cut short.
+		req := &errandv1.EnqueueRequest{Items: make([]*errandv1.EnqueueItem, len(ps))}
+		for i := range ps {
+			it, err := ps[i].item(fresh[i] && try == 0)
+			if err != nil {
+				return fmt.Errorf("item %d: %w", i, err)
+			}
+			req.Items[i] = it
+		}
+		var err error
+		resp, err = c.svc.Enqueue(ctx, req)
+		return err
+	})
+	switch {
+	case err != nil && unknown:
+		return nil, unknownOutcome(ids, err)
+	case err != nil:
+		return nil, err
+	case len(resp.GetResults()) != len(ps):
+		return nil, &Error{Code: CodeInternal, Message: fmt.Sprintf("the server answered %d of %d items", len(resp.GetResults()), len(ps))}
+	}
+	out := make([]EnqueueResult, len(ps))
+	for i, r := range resp.GetResults() {
+		out[i] = EnqueueResult{ID: wireID(r.GetId()), State: wireState(r.GetState()), Duplicate: r.GetDuplicate(), Err: fromProblem(r.GetProblem())}
+	}
+	return out, nil
+}
+
+// Wake makes jobs from a transaction of the caller's own (errandpgx, errandsql)
+// found at once, after its commit; without it they are found within half a second.
+func (c *Client) Wake(ctx context.Context, queues ...string) error {
+	_, err := call(ctx, c, c.svc.Wake, &errandv1.WakeRequest{Queues: queues})
+	return err
+}

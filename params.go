@@ -1,0 +1,123 @@
+package errand
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	errandv1 "github.com/errandhq/errand/gen/errand/v1"
+)
+
+// EnqueueParams is a job to enqueue, as plain data. Most programs use a Task;
+// this is for those that learn kinds at run time, and for the packages that
+// enqueue in the caller's transaction. Zero fields get their defaults.
+type EnqueueParams struct {
+	ID             ID // made by the client if zero
+	Kind           string
+	Queue          string // "default"
+	Payload        []byte
+	ContentType    string // "application/json"
+	Priority       *int   // 0 first … 9 last; nil: 5
+	Delay          time.Duration
+	RunAt          time.Time // of Delay and RunAt, at most one
+	MaxAttempts    int       // 25
+	Timeout        time.Duration
+	ExpiresIn      time.Duration
+	ExpiresAt      time.Time // of ExpiresIn and ExpiresAt, at most one
+	Tags           []string
+	UniqueKey      string
+	UniqueMode     UniqueMode // UntilDone, with a UniqueKey
+	UniqueFor      time.Duration
+	OnConflict     OnConflict // SkipConflict
+	IdempotencyKey string
+	TraceParent    string
+}
+
+// NewParams makes EnqueueParams of a kind, a payload in any form, and options.
+func NewParams(kind string, payload []byte, opts ...EnqueueOption) EnqueueParams {
+	p := EnqueueParams{Kind: kind, Payload: payload}
+	for _, o := range opts {
+		o.applyEnqueue(&p)
+	}
+	return p
+}
+
+// item makes the wire form. The id must have been set; first says that it was
+// made just now, so that no server can know it.
+func (p *EnqueueParams) item(first bool) (*errandv1.EnqueueItem, error) {
+	it := &errandv1.EnqueueItem{
+		Id: p.ID.String(), Kind: p.Kind, Queue: p.Queue, Payload: p.Payload, ContentType: p.ContentType,
+		MaxAttempts: clampInt32(p.MaxAttempts), Tags: p.Tags, UniqueKey: p.UniqueKey,
+		IdempotencyKey: p.IdempotencyKey, TraceParent: p.TraceParent, FirstTry: first,
+		Delay: wireDuration(p.Delay), RunAt: wireTime(p.RunAt), Timeout: wireDuration(p.Timeout),
+		ExpiresIn: wireDuration(p.ExpiresIn), ExpiresAt: wireTime(p.ExpiresAt), UniqueFor: wireDuration(p.UniqueFor),
+	}
+	if p.Priority != nil {
+		n := clampInt32(*p.Priority)
+		it.Priority = &n
+	}
+	mode := p.UniqueMode
+	if mode == "" && p.UniqueKey != "" {
+		mode = UntilDone
+	}
+	switch mode {
+	case "":
+	case WhileQueued:
+		it.UniqueMode = errandv1.UniqueMode_UNIQUE_MODE_WHILE_QUEUED
+	case UntilDone:
+		it.UniqueMode = errandv1.UniqueMode_UNIQUE_MODE_UNTIL_DONE
+	case Window:
+		it.UniqueMode = errandv1.UniqueMode_UNIQUE_MODE_WINDOW
+	default:
+		return nil, badField("unique mode %.64q is not one of while_queued, until_done, window", string(mode))
+	}
+	switch p.OnConflict {
+	case "", SkipConflict:
+		it.OnConflict = errandv1.OnConflict_ON_CONFLICT_SKIP
+	case RejectConflict:
+		it.OnConflict = errandv1.OnConflict_ON_CONFLICT_REJECT
+	default:
+		return nil, badField("on_conflict %.64q is not one of skip, reject", string(p.OnConflict))
+	}
+	return it, nil
+}
+
+func badField(format string, args ...any) error {
+	return &Error{Code: CodeInvalidArgument, Reason: ReasonBadField, Message: fmt.Sprintf(format, args...)}
+}
+
+// clampInt32 keeps an absurd number absurd, so that the server refuses it,
+// rather than wrapping it into a sensible one.
+func clampInt32(n int) int32 { return int32(max(min(n, 1<<31-1), -1<<31)) }
+
+func wireDuration(d time.Duration) *durationpb.Duration {
+	if d == 0 {
+		return nil
+	}
+	return durationpb.New(d)
+}
+
+func wireTime(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+type traceKey struct{}
+
+// ContextWithTraceParent hands a W3C traceparent to the jobs enqueued with this
+// context. A handler's context carries that of its own job, so that the jobs it
+// enqueues belong to the same trace.
+func ContextWithTraceParent(ctx context.Context, traceparent string) context.Context {
+	return context.WithValue(ctx, traceKey{}, traceparent)
+}
+
+// TraceParentFrom returns the traceparent of the context, or "".
+func TraceParentFrom(ctx context.Context) string {
+	s, _ := ctx.Value(traceKey{}).(string)
+	return s
+}
