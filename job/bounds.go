@@ -3,6 +3,7 @@ package job
 import (
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -57,7 +58,7 @@ func CheckText(field, s string) error {
 		return Errorf(InvalidArgument, ReasonBadField, "%s is not valid UTF-8", field)
 	}
 	for _, r := range s {
-		if r < 0x20 || r == 0x7f {
+		if unicode.IsControl(r) {
 			return Errorf(InvalidArgument, ReasonBadField, "%s holds the control character %U", field, r)
 		}
 	}
@@ -127,9 +128,10 @@ func (j *Job) validateUnique() error {
 }
 
 // clipBytes cuts s to at most n bytes of valid UTF-8, keeping its end: the end
-// of an error output says more than its beginning.
+// of an error output says more than its beginning. NUL bytes are replaced as
+// well, because a text column of PostgreSQL holds none.
 func clipBytes(s string, n int) string {
-	s = strings.ToValidUTF8(s, "�")
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "�"), "\x00", "�")
 	if len(s) <= n {
 		return s
 	}

@@ -2,6 +2,7 @@ package job
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -18,12 +19,7 @@ var allowed = map[State][]Event{
 
 // Allowed reports whether a job in state s answers to e.
 func Allowed(s State, e Event) bool {
-	for _, a := range allowed[s] {
-		if a == e {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(allowed[s], e)
 }
 
 // Rules are the settings that decide transitions. The zero value is not
@@ -46,7 +42,8 @@ func DefaultRules(rand func() float64) Rules {
 // between zero and that (AWS Architecture Blog, "Exponential Backoff And
 // Jitter"): retries of a mass failure do not come back as one wave.
 func (r Rules) Backoff(attempt int) time.Duration {
-	ceiling := float64(r.BackoffBase) * math.Pow(2, float64(max(attempt, 1)-1))
+	doublings := min(max(attempt, 1)-1, 63) // beyond any cap; further on the power is infinite
+	ceiling := float64(r.BackoffBase) * math.Pow(2, float64(doublings))
 	ceiling = min(ceiling, float64(r.BackoffCap))
 	return time.Duration(r.Rand() * ceiling)
 }
@@ -66,11 +63,15 @@ type Move struct {
 }
 
 // Step moves j by m, or refuses with an *Error and leaves j as it was. It
-// raises Version, and clears Seq where the job is to draw a new one.
+// raises Version, and clears Seq where the job is to draw a new one. The times
+// that it sets are in UTC and whole microseconds, as a ledger stores them; the
+// slices of j are replaced and never written to, so that a copy of j stays as
+// it was.
 func (r Rules) Step(j *Job, m Move) error {
 	if !Allowed(j.State, m.Event) {
 		return Errorf(FailedPrecondition, ReasonBadTransition, "job %s is %s: cannot %s", j.ID, j.State, m.Event)
 	}
+	m.Now, m.Delay = m.Now.UTC().Truncate(time.Microsecond), m.Delay.Truncate(time.Microsecond)
 	j.Version++
 	switch m.Event {
 	case Due:
@@ -100,7 +101,13 @@ func (r Rules) Step(j *Job, m Move) error {
 // repeated with that token reports repeated and changes nothing. What a sweep
 // does (a crash, a lost reply given back) goes through Step and is not recorded:
 // the holder's word, if it comes later, is stale.
+//
+// A holder reports Succeed, Fail, Discard, Snooze or Release; every other event
+// is refused.
 func (r Rules) Settle(j *Job, token int64, m Move) (repeated bool, err error) {
+	if m.Event < Succeed || m.Event > Release {
+		return false, Errorf(FailedPrecondition, ReasonBadTransition, "the holder of a job cannot %s it", m.Event)
+	}
 	if j.State == Running && j.Token == token {
 		if err := r.Step(j, m); err != nil {
 			return false, err
@@ -162,7 +169,7 @@ func (r Rules) endLease(j *Job, m Move) {
 func (r Rules) schedule(j *Job, m Move) {
 	delay := m.Delay
 	if m.Event == Fail && delay <= 0 {
-		delay = r.Backoff(j.Attempt)
+		delay = r.Backoff(j.Attempt).Truncate(time.Microsecond)
 	}
 	j.State, j.Seq = Scheduled, 0
 	j.RunAt = m.Now.Add(max(delay, 0))
@@ -200,7 +207,8 @@ func (r Rules) addFailure(j *Job, m Move, crash bool) {
 	f.Attempt, f.At, f.Crash = j.Attempt, m.Now, crash
 	f.Message = clipBytes(f.Message, MaxErrorMessage)
 	f.Stack = clipBytes(f.Stack, MaxErrorStack)
-	j.Errors = append(j.Errors, f)
+	f.Worker = clipBytes(f.Worker, MaxName)
+	j.Errors = append(slices.Clip(j.Errors), f)
 	if n := len(j.Errors); n > KeepErrors {
 		// First and last half: how it began and how it stands.
 		half := KeepErrors / 2
