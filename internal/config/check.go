@@ -1,0 +1,102 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/errandhq/errand/job"
+)
+
+// Check holds every setting against what is allowed and returns all that is
+// wrong, each naming its setting.
+func (c Server) Check() error {
+	_, ledgerErr := c.LedgerAddress()
+	_, _, listenErr := net.SplitHostPort(c.Listen)
+	errs := []error{
+		ledgerErr,
+		c.checkDepths(),
+		oneOf("migrate", c.Migrate, "auto", "check"),
+		oneOf("log-level", c.LogLevel, "debug", "info", "warn", "error"),
+		oneOf("log-format", c.LogFormat, "text", "json"),
+		between("ledger-conns", c.LedgerConns, 2, 1000),
+		between("session-ttl", c.SessionTTL, time.Second, time.Hour),
+		between("poll-interval", c.PollInterval, 10*time.Millisecond, time.Minute),
+		between("grace", c.Grace, time.Second, time.Hour),
+		between("drain-delay", c.DrainDelay, 0, max(c.Grace-time.Second, 0)),
+		between("archive-keep", c.ArchiveKeep, time.Minute, job.MaxDelay),
+		between("dead-keep", c.DeadKeep, 0, job.MaxDelay),
+		between("idempotency-keep", c.IdempotencyKeep, time.Minute, job.MaxDelay),
+		between("max-payload", c.MaxPayload, 1, 64<<20),
+		between("crash-limit", c.CrashLimit, 1, 1000),
+		between("backoff-base", c.BackoffBase, time.Millisecond, c.BackoffCap),
+		between("backoff-cap", c.BackoffCap, time.Millisecond, job.MaxDelay),
+	}
+	if listenErr != nil {
+		errs = append(errs, fmt.Errorf("listen: %q is not of the form host:port", c.Listen))
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		errs = append(errs, fmt.Errorf("tls-cert and tls-key: go together, and only one is set"))
+	}
+	if c.Ledger == "" && c.Data == "" {
+		errs = append(errs, fmt.Errorf("data: is empty, and no ledger is named"))
+	}
+	return errors.Join(errs...)
+}
+
+func (c Server) checkDepths() error {
+	for _, q := range sortedKeys(c.MaxDepth) {
+		if err := job.CheckName("queue", q); err != nil {
+			return fmt.Errorf("max-depth: %w", err)
+		}
+		if c.MaxDepth[q] < 1 {
+			return fmt.Errorf("max-depth: %d for %s is not positive", c.MaxDepth[q], q)
+		}
+	}
+	return nil
+}
+
+// Level returns the log level that was set.
+func (c Server) Level() slog.Level {
+	var l slog.Level
+	if l.UnmarshalText([]byte(c.LogLevel)) != nil {
+		return slog.LevelInfo
+	}
+	return l
+}
+
+func oneOf(name, v string, allowed ...string) error {
+	if slices.Contains(allowed, v) {
+		return nil
+	}
+	return fmt.Errorf("%s: %q is not one of %s", name, v, join(allowed))
+}
+
+func join(words []string) string {
+	out := words[0]
+	for _, w := range words[1:] {
+		out += ", " + w
+	}
+	return out
+}
+
+func between[T int | Size | time.Duration](name string, v, least, most T) error {
+	if v >= least && v <= most {
+		return nil
+	}
+	return fmt.Errorf("%s: %v is not between %v and %v", name, v, least, most)
+}
+
+// fieldEnv maps a field's name to its environment variable, without prefix:
+// the environment's reader names fields in its errors.
+var fieldEnv = func() map[string]string {
+	out := map[string]string{}
+	for f := range reflect.TypeFor[Server]().Fields() {
+		out[f.Name] = f.Tag.Get("env")
+	}
+	return out
+}()
