@@ -80,6 +80,25 @@ func (d *Depths) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// UnmarshalTOML implements toml.Unmarshaler: a table of queues, or the text.
+func (d *Depths) UnmarshalTOML(v any) error {
+	if text, ok := v.(string); ok {
+		return d.UnmarshalText([]byte(text))
+	}
+	table, ok := v.(map[string]any)
+	if !ok {
+		return fmt.Errorf("%v is not a table of queues", v)
+	}
+	out := Depths{}
+	for q, n := range table {
+		if out[q], ok = n.(int64); !ok {
+			return fmt.Errorf("%v for %s is not a number of jobs", n, q)
+		}
+	}
+	*d = out
+	return nil
+}
+
 // String implements fmt.Stringer.
 func (d *Depths) String() string {
 	parts := make([]string, 0, len(*d))
