@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"math"
 	"mime"
 	"strings"
 	"time"
@@ -115,7 +116,7 @@ func decodePayload(it *engine.Item, field string, m *errandv1.EnqueueItem, _ tim
 		return badField(field+".json", "comes with content_type %q, which is not JSON", m.GetContentType())
 	}
 	b, err := encodeJSON(m.GetJson())
-	if err != nil {
+	if err != nil || !finite(m.GetJson()) {
 		return badField(field+".json", "cannot be written as JSON: a number is infinite or not a number")
 	}
 	it.Job.Payload = b
@@ -132,6 +133,28 @@ func encodeJSON(v *structpb.Value) ([]byte, error) {
 		return nil, err
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// finite reports whether all numbers in v are such as JSON has: AsInterface
+// would make strings of the others.
+func finite(v *structpb.Value) bool {
+	switch k := v.GetKind().(type) {
+	case *structpb.Value_NumberValue:
+		return !math.IsNaN(k.NumberValue) && !math.IsInf(k.NumberValue, 0)
+	case *structpb.Value_ListValue:
+		for _, e := range k.ListValue.GetValues() {
+			if !finite(e) {
+				return false
+			}
+		}
+	case *structpb.Value_StructValue:
+		for _, e := range k.StructValue.GetFields() {
+			if !finite(e) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func isJSON(contentType string) bool {
