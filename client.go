@@ -15,10 +15,10 @@ const Version = "0.1.0"
 // Client speaks to Errand: over the wire after Dial, by direct calls after
 // embedded.Open. It is safe for concurrent use.
 type Client struct {
-	svc       errandv1connect.QueueServiceClient
-	close     func() error
-	elsewhere func() // leave this server for another address
-	retryFor  time.Duration
+	svc      errandv1connect.QueueServiceClient
+	close    func() error
+	route    *route // nil: there is but one server, in this process
+	retryFor time.Duration
 }
 
 // NewClient makes a Client of a service, such as an engine in the same
@@ -27,11 +27,26 @@ func NewClient(svc errandv1connect.QueueServiceClient, close func() error) *Clie
 	if close == nil {
 		close = func() error { return nil }
 	}
-	return &Client{svc: svc, close: close, elsewhere: func() {}, retryFor: 30 * time.Second}
+	return &Client{svc: svc, close: close, retryFor: 30 * time.Second}
 }
 
 // Close frees what the Client holds; with embedded, it stops the engine.
 func (c *Client) Close() error { return c.close() }
+
+// here names the server that calls go to now; leave moves on from it to the
+// next address, unless another call has moved on already.
+func (c *Client) here() uint32 {
+	if c.route == nil {
+		return 0
+	}
+	return c.route.at.Load()
+}
+
+func (c *Client) leave(at uint32) {
+	if c.route != nil {
+		c.route.leave(at)
+	}
+}
 
 // EnqueueResult answers one job of an enqueue.
 type EnqueueResult struct {

@@ -116,7 +116,7 @@ func Dial(addr string, opts ...DialOption) (*Client, error) {
 		transport.CloseIdleConnections()
 		return nil
 	})
-	c.elsewhere, c.retryFor = func() { route.leave(route.at.Load()) }, cfg.retryFor
+	c.route, c.retryFor = route, cfg.retryFor
 	return c, nil
 }
 

@@ -2,7 +2,6 @@ package errand
 
 import (
 	"database/sql/driver"
-	"errors"
 	"fmt"
 	"time"
 
@@ -88,5 +87,3 @@ func wireIDs(ids []ID) []string {
 	}
 	return out
 }
-
-var errNoIDs = errors.New("errand: no job ids given")

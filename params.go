@@ -3,7 +3,9 @@ package errand
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -48,6 +50,9 @@ func NewParams(kind string, payload []byte, opts ...EnqueueOption) EnqueueParams
 // item makes the wire form. The id must have been set; first says that it was
 // made just now, so that no server can know it.
 func (p *EnqueueParams) item(first bool) (*errandv1.EnqueueItem, error) {
+	if err := p.checkText(); err != nil {
+		return nil, err
+	}
 	it := &errandv1.EnqueueItem{
 		Id: p.ID.String(), Kind: p.Kind, Queue: p.Queue, Payload: p.Payload, ContentType: p.ContentType,
 		MaxAttempts: clampInt32(p.MaxAttempts), Tags: p.Tags, UniqueKey: p.UniqueKey,
@@ -83,6 +88,20 @@ func (p *EnqueueParams) item(first bool) (*errandv1.EnqueueItem, error) {
 		return nil, badField("on_conflict %.64q is not one of skip, reject", string(p.OnConflict))
 	}
 	return it, nil
+}
+
+// checkText refuses what the wire cannot carry, with a better error than the
+// encoder's. All other bounds are the server's to check.
+func (p *EnqueueParams) checkText() error {
+	for _, f := range [...]struct{ name, text string }{
+		{"kind", p.Kind}, {"queue", p.Queue}, {"content_type", p.ContentType}, {"unique_key", p.UniqueKey},
+		{"idempotency_key", p.IdempotencyKey}, {"trace_parent", p.TraceParent}, {"tag", strings.Join(p.Tags, " ")},
+	} {
+		if !utf8.ValidString(f.text) {
+			return badField("%s is not valid UTF-8", f.name)
+		}
+	}
+	return nil
 }
 
 func badField(format string, args ...any) error {

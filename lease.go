@@ -1,0 +1,273 @@
+package errand
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	errandv1 "github.com/errandhq/errand/gen/errand/v1"
+)
+
+const (
+	maxLease   = 1000             // jobs a Lease
+	leaseWait  = 20 * time.Second // how long the server keeps an idle Lease
+	maxUnsent  = 2000             // settlements that may wait before no more jobs are taken
+	overrunAge = 5 * time.Second  // after the end of its context a handler is reported
+	noteEvery  = 5 * time.Second  // progress notes of a job
+)
+
+// lease is a job in the worker's hands, from its Lease's answer to its Settle's.
+type lease struct {
+	s      *session
+	job    *RawJob
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	settlement *errandv1.Settlement // once the handler has returned
+
+	mu     sync.Mutex
+	result []byte
+	note   []byte // not sent yet
+	sent   []byte // on its way
+	noted  time.Time
+}
+
+func (l *lease) setResult(b []byte) {
+	l.mu.Lock()
+	l.result = b
+	l.mu.Unlock()
+}
+
+func (l *lease) getResult() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.result
+}
+
+// setNote keeps a progress note for the next Extend, and asks for one if the
+// job's last note is old enough.
+func (l *lease) setNote(b []byte) {
+	l.mu.Lock()
+	l.note = b
+	due := time.Since(l.noted) >= noteEvery
+	l.mu.Unlock()
+	if due {
+		signal(l.s.kick)
+	}
+}
+
+// takeNote returns the note to send now, or nil.
+func (l *lease) takeNote() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.note == nil || time.Since(l.noted) < noteEvery {
+		return nil
+	}
+	l.sent, l.note, l.noted = l.note, nil, time.Now()
+	return l.sent
+}
+
+// noteFailed takes a note back whose Extend got no answer.
+func (l *lease) noteFailed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.noted = time.Time{}
+	if l.note == nil {
+		l.note = l.sent
+	}
+}
+
+// leaseLoop takes jobs for free hands until active ends.
+func (s *session) leaseLoop(active context.Context) {
+	idle := 0
+	for {
+		if err := s.awaitSettles(active); err != nil {
+			return
+		}
+		n, err := s.r.hands.take(active, maxLease)
+		if err != nil {
+			return
+		}
+		started := time.Now()
+		jobs, draining, err := s.lease(active, n)
+		s.r.hands.give(n - len(jobs))
+		for _, l := range jobs {
+			s.start(l)
+		}
+		switch {
+		case active.Err() != nil:
+			return
+		case err != nil:
+			s.log.Error("errand: lease refused; trying on", "error", fromWire(err))
+			_ = sleep(active, max(backoff(5), time.Second)) // active's end is seen above
+		case len(jobs) > 0 || time.Since(started) > time.Second:
+			idle = 0
+		case draining || time.Since(started) < 100*time.Millisecond:
+			// The server does not keep the call: do not ask without end.
+			_ = sleep(active, backoff(idle))
+			idle = min(idle+1, 4)
+		}
+	}
+}
+
+// awaitSettles waits while too many settlements wait to be sent.
+func (s *session) awaitSettles(ctx context.Context) error {
+	for s.unsent() >= maxUnsent {
+		select {
+		case <-s.settled:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+func (s *session) unsent() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.returned)
+}
+
+// lease asks for at most n jobs. A call that fails on the way is repeated with its
+// number, which gets the same jobs; one that is given up is followed by an
+// Extend at once, which gives back what it may have taken.
+func (s *session) lease(ctx context.Context, n int) (jobs []*lease, draining bool, err error) {
+	req := &errandv1.LeaseRequest{
+		SessionId: s.id.String(), Call: s.nextLease(), Max: clampInt32(n),
+		Kinds: s.r.kinds, Wait: durationpb.New(leaseWait),
+	}
+	if len(s.r.queues) == 1 {
+		req.Queue = s.r.queues[0]
+	} else {
+		req.Queues = s.r.queues
+	}
+	for try := 0; ; try++ {
+		at := s.r.c.here()
+		tctx, cancel := context.WithTimeout(ctx, leaseWait+tryTimeout/3)
+		resp, err := s.r.c.svc.Lease(tctx, req)
+		cancel()
+		switch {
+		case err == nil:
+			if resp.GetDraining() {
+				s.r.c.leave(at)
+			}
+			return s.admit(req.GetCall(), resp.GetJobs()), resp.GetDraining(), nil
+		case errors.Is(fromWire(err), ErrSessionLost):
+			s.giveUp(req.GetCall())
+			s.lose()
+			return nil, false, nil
+		case ctx.Err() != nil:
+			s.giveUp(req.GetCall())
+			return nil, false, context.Cause(ctx)
+		case !transient(ctx, err):
+			s.giveUp(req.GetCall())
+			return nil, false, err
+		}
+		if try == 0 {
+			s.log.Warn("errand: lease failed; repeating it", "error", fromWire(err))
+		}
+		_ = sleep(ctx, backoff(try)) // ctx's end is seen by the next try
+	}
+}
+
+func (s *session) nextLease() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.call++
+	s.pending[s.call] = struct{}{}
+	return s.call
+}
+
+func (s *session) giveUp(call int64) {
+	s.mu.Lock()
+	delete(s.pending, call)
+	s.mu.Unlock()
+	signal(s.kick)
+}
+
+// admit takes the jobs of an answer into the hands, in one step with the end of
+// its call: no Extend sees the one without the other.
+func (s *session) admit(call int64, jobs []*errandv1.Job) []*lease {
+	out := make([]*lease, len(jobs))
+	for i, j := range jobs {
+		out[i] = s.newLease(j)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.pending, call)
+	for _, l := range out {
+		s.held[l.job.ID] = l
+	}
+	return out
+}
+
+func (s *session) newLease(j *errandv1.Job) *lease {
+	l := &lease{s: s, job: &RawJob{
+		ID: wireID(j.GetId()), Queue: j.GetQueue(), Kind: j.GetKind(), Payload: j.GetPayload(), ContentType: j.GetContentType(),
+		Priority: int(j.GetPriority()), Attempt: int(j.GetAttempt()), MaxAttempts: int(j.GetMaxAttempts()), Crashes: int(j.GetCrashes()),
+		CreatedAt: timeOf(j.GetCreatedAt()), RunAt: timeOf(j.GetRunAt()), Timeout: durationOf(j.GetTimeout()),
+		Tags: j.GetTags(), TraceParent: j.GetTraceParent(), Token: j.GetToken(),
+	}}
+	l.job.lease = l
+	ctx := context.WithValue(s.r.base, jobKey{}, l.job)
+	if l.job.TraceParent != "" {
+		ctx = ContextWithTraceParent(ctx, l.job.TraceParent)
+	}
+	l.ctx, l.cancel = context.WithCancelCause(ctx)
+	return l
+}
+
+// start runs the handler in a goroutine of its own. A job that came after the
+// worker stopped taking any is given back without being started.
+func (s *session) start(l *lease) {
+	h := s.r.handler(l.job.Kind)
+	if s.active.Err() != nil || h == nil {
+		if h == nil {
+			s.log.Error("errand: a job came whose kind was not asked for", "job", l.job.ID, "kind", l.job.Kind, "error", errNoHandler)
+		}
+		s.settle(l, &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_RELEASE})
+		return
+	}
+	s.r.w.stats.started.Add(1)
+	go s.perform(l, h)
+}
+
+// perform calls the handler and hands its outcome to the settler. A panic and
+// a runtime.Goexit are failed attempts.
+func (s *session) perform(l *lease, h Handler) {
+	ctx, cancel := l.ctx, context.CancelFunc(func() {})
+	if l.job.Timeout > 0 {
+		ctx, cancel = context.WithTimeoutCause(l.ctx, l.job.Timeout, ErrTimeout)
+	}
+	done := make(chan struct{})
+	unwatch := context.AfterFunc(ctx, func() { s.watchOverrun(ctx, l, done) })
+	st := &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_FAIL, Error: "the handler ended its goroutine"}
+	defer func() {
+		if v := recover(); v != nil {
+			st = panicked(v, debug.Stack())
+			s.log.Error("errand: a handler panicked", "job", l.job.ID, "kind", l.job.Kind, "panic", v)
+		}
+		close(done)
+		unwatch()
+		cancel()
+		s.settle(l, st)
+	}()
+	err := h(ctx, l.job)
+	st = settlementOf(ctx, l.job.Timeout, l.getResult(), err)
+}
+
+// watchOverrun reports a handler that goes on long after the end of its context.
+func (s *session) watchOverrun(ctx context.Context, l *lease, done chan struct{}) {
+	t := time.NewTimer(overrunAge)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+		s.r.w.stats.overrun.Add(1)
+		s.log.Warn("errand: overrun: a handler goes on after the end of its context", "job", l.job.ID, "kind", l.job.Kind, "cause", context.Cause(ctx))
+	}
+}
