@@ -4,8 +4,10 @@
 package engine
 
 import (
-	"context"
 	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/errandhq/errand/job"
@@ -142,39 +144,102 @@ type RedrivePage struct {
 	Done     int    // jobs this redrive has scheduled so far, for the pace of the next page
 }
 
-// API is what the engine offers to internal/api. It exists as a list for the
-// reader; internal/api takes *Engine.
-type API interface {
-	Enqueue(ctx context.Context, caller string, items []Item) ([]Enqueued, error)
-	Wake(ctx context.Context, queues []string) error
+// Engine decides. It is safe for concurrent use. Its methods, by file:
+//
+//	enqueue.go  Enqueue              session.go  OpenSession, CloseSession, ListSessions
+//	lease.go    Lease                jobs.go     Get, List, Cancel, Delete
+//	settle.go   Settle               dead.go     Redrive, RedriveWhere, Purge, CountDead
+//	extend.go   Extend               queues.go   Queues, Pause, Resume
+//	wait.go     Wait                 wake.go     Wake
+//	clock.go    Now                  drain.go    Drain, Ready, Info
+//
+// Nothing is answered unless Run runs: the calls that write go through loops
+// that Run owns.
+type Engine struct {
+	ledger ledger.Ledger
+	conf   Config
+	log    *slog.Logger
+	rules  job.Rules
+	clock  clock
 
-	Get(ctx context.Context, ids []job.ID) ([]job.Job, error)
-	List(ctx context.Context, q ledger.Query) ([]job.Job, error)
-	Wait(ctx context.Context, ids []job.ID, timeout time.Duration) ([]job.Job, error)
-	Cancel(ctx context.Context, ids []job.ID) ([]JobResult, error)
-	Delete(ctx context.Context, ids []job.ID) ([]JobResult, error)
-	Redrive(ctx context.Context, ids []job.ID, rate float64) ([]JobResult, error)
-	RedriveWhere(ctx context.Context, f ledger.DeadFilter, rate float64, done int) (RedrivePage, error)
-	Purge(ctx context.Context, f ledger.DeadFilter) (purged int, more bool, err error)
-	CountDead(ctx context.Context, f ledger.DeadFilter) (n int, capped bool, err error)
+	inserts  *batcher[ledger.Item, ledger.Inserted]
+	succeeds *batcher[ledger.Success, bool]
+	settles  *batcher[held, Settled]
+	renewals *batcher[job.ID, renewal]
 
-	OpenSession(ctx context.Context, s ledger.Session) (ttl time.Duration, err error)
-	Lease(ctx context.Context, r LeaseRequest) (jobs []job.Job, draining bool, err error)
-	Extend(ctx context.Context, r ExtendRequest) (ExtendReply, error)
-	Settle(ctx context.Context, session job.ID, items []Settlement) ([]Settled, error)
-	CloseSession(ctx context.Context, id job.ID, draining bool) error
+	sessions sessions
+	dispatch *dispatcher
+	waker    *waker
+	promoter *promoter
+	keeper   *keeper
+	notes    *notes
+	depth    *depth
+	waits    *waits
+	queues   shared[[]QueueInfo]
 
-	Queues(ctx context.Context) ([]QueueInfo, error)
-	Pause(ctx context.Context, queue string) error
-	Resume(ctx context.Context, queue string) error
-	ListSessions(ctx context.Context) ([]ledger.Session, error)
-	Info() Info
+	draining chan struct{} // closed by Drain
+	stopped  chan struct{} // closed when Run ends
+	drain    sync.Once
+	running  atomic.Bool
 
-	// Drain makes every long poll answer at once that the server is draining;
-	// settles and renewals go on.
-	Drain()
-	// Ready reports why the engine cannot serve, or nil.
-	Ready(ctx context.Context) error
-	// Now is the ledger's clock as the engine last saw it.
-	Now() time.Time
+	stale   atomic.Int64
+	rescued atomic.Int64
+	brake   atomic.Bool
+}
+
+// New returns an engine on l, which stays the caller's to close, after Run has
+// returned.
+func New(l ledger.Ledger, c Config) *Engine {
+	c = c.withDefaults()
+	e := &Engine{
+		ledger: l, conf: c, log: c.Logger,
+		rules:    job.Rules{CrashLimit: c.CrashLimit, BackoffBase: c.BackoffBase, BackoffCap: c.BackoffCap, Rand: c.Rand},
+		clock:    clock{ledger: l, monotonic: c.Monotonic},
+		sessions: sessions{known: map[job.ID]*session{}},
+		dispatch: newDispatcher(),
+		waker:    newWaker(),
+		promoter: newPromoter(),
+		keeper:   newKeeper(),
+		notes:    newNotes(),
+		depth:    newDepth(c.MaxDepth),
+		waits:    newWaits(),
+		draining: make(chan struct{}),
+		stopped:  make(chan struct{}),
+	}
+	e.inserts = newBatcher("enqueue", e.commitInserts, func(i ledger.Item) int { return len(i.Job.Payload) })
+	e.succeeds = newBatcher("succeed", e.commitSucceeds, func(s ledger.Success) int { return len(s.Result) })
+	e.settles = newBatcher("settle", e.commitSettles, func(h held) int { return len(h.Result) + len(h.Error) + len(h.Stack) })
+	e.renewals = newBatcher("renew", e.commitRenewals, func(job.ID) int { return 0 })
+	return e
+}
+
+func (c Config) withDefaults() Config {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	set(&c.SessionTTL, 30*time.Second)
+	set(&c.PollInterval, 500*time.Millisecond)
+	set(&c.BackoffBase, time.Second)
+	set(&c.BackoffCap, time.Hour)
+	set(&c.Keep.Archive, ledger.DefaultKeep.Archive)
+	set(&c.Keep.Idempotency, ledger.DefaultKeep.Idempotency)
+	if c.MaxPayload <= 0 {
+		c.MaxPayload = job.MaxPayload
+	}
+	if c.CrashLimit <= 0 {
+		c.CrashLimit = 3
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Float64
+	}
+	if c.Monotonic == nil {
+		start := time.Now()
+		c.Monotonic = func() time.Duration { return time.Since(start) }
+	}
+	return c
 }

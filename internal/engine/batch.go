@@ -1,0 +1,228 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+
+	"github.com/errandhq/errand/job"
+)
+
+// The bounds of what may wait for a batcher: a few seconds' work of a ledger.
+const (
+	maxWaitingItems = 50 * job.MaxBatch
+	maxWaitingBytes = 16 * job.MaxBatchBytes
+)
+
+// batcher lets calls that arrive together share one commit. What gathers while
+// a commit is under way is the next batch: there is no timer, so a lone call
+// never waits for company. One batch holds at most job.MaxBatch items and
+// job.MaxBatchBytes, unless a single call brings more by itself; a call is never split, so it stays as
+// atomic as commit is.
+type batcher[Q, A any] struct {
+	name   string
+	commit func(context.Context, []Q) ([]A, error)
+	weigh  func(Q) int
+
+	mu      sync.Mutex
+	waiting []*ticket[Q, A]
+	items   int
+	bytes   int
+	ended   bool
+	bell    chan struct{}
+}
+
+// ticket is one call in the queue of a batcher.
+type ticket[Q, A any] struct {
+	items   []Q
+	bytes   int
+	taken   bool // part of a batch: may be committed
+	done    chan struct{}
+	answers []A
+	err     error
+}
+
+func newBatcher[Q, A any](name string, commit func(context.Context, []Q) ([]A, error), weigh func(Q) int) *batcher[Q, A] {
+	return &batcher[Q, A]{name: name, commit: commit, weigh: weigh, bell: make(chan struct{}, 1)}
+}
+
+// do has items committed and returns their answers. If ctx ends first: an
+// error with code Canceled or DeadlineExceeded if nothing was done, and
+// job.ErrUnknown if the items are part of a commit under way.
+func (b *batcher[Q, A]) do(ctx context.Context, items []Q) ([]A, error) {
+	t := &ticket[Q, A]{items: items, done: make(chan struct{})}
+	for _, i := range items {
+		t.bytes += b.weigh(i)
+	}
+	if err := b.add(t); err != nil {
+		return nil, err
+	}
+	select {
+	case <-t.done:
+		return t.answers, t.err
+	case <-ctx.Done():
+	}
+	if b.withdraw(t) {
+		return nil, ended(ctx)
+	}
+	select {
+	case <-t.done:
+		return t.answers, t.err
+	default:
+		return nil, job.ErrUnknown
+	}
+}
+
+func (b *batcher[Q, A]) add(t *ticket[Q, A]) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.ended:
+		return errStopped()
+	case len(b.waiting) > 0 && (b.items+len(t.items) > maxWaitingItems || b.bytes+t.bytes > maxWaitingBytes):
+		return job.Errorf(job.Unavailable, job.ReasonLedgerDown, "%s: %d items wait for the ledger already: try again", b.name, b.items)
+	}
+	b.waiting = append(b.waiting, t)
+	b.items += len(t.items)
+	b.bytes += t.bytes
+	ring(b.bell)
+	return nil
+}
+
+// withdraw takes t out of the queue and reports whether it was still there.
+func (b *batcher[Q, A]) withdraw(t *ticket[Q, A]) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t.taken {
+		return false
+	}
+	for i, w := range b.waiting {
+		if w == t {
+			b.waiting = append(b.waiting[:i], b.waiting[i+1:]...)
+			b.items -= len(t.items)
+			b.bytes -= t.bytes
+			break
+		}
+	}
+	return true
+}
+
+// take removes the next batch from the queue.
+func (b *batcher[Q, A]) take() []*ticket[Q, A] {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n, items, bytes := 0, 0, 0
+	for _, t := range b.waiting {
+		if n > 0 && (items+len(t.items) > job.MaxBatch || bytes+t.bytes > job.MaxBatchBytes) {
+			break
+		}
+		t.taken = true
+		items += len(t.items)
+		bytes += t.bytes
+		n++
+	}
+	batch := append([]*ticket[Q, A](nil), b.waiting[:n]...)
+	clear(b.waiting[:n])
+	b.waiting = b.waiting[n:]
+	if len(b.waiting) == 0 {
+		b.waiting = nil
+	}
+	b.items -= items
+	b.bytes -= bytes
+	return batch
+}
+
+// run is the batcher's loop. When ctx ends, a commit under way is brought to
+// its end, and whoever still waits is told that nothing was done.
+func (b *batcher[Q, A]) run(ctx context.Context) {
+	defer b.end()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.bell:
+		}
+		// Callers answered by the last commit come back together: let them
+		// run before the batch is closed behind the first of them.
+		runtime.Gosched()
+		for batch := b.take(); len(batch) > 0; batch = b.take() {
+			b.serve(ctx, batch)
+			if ctx.Err() != nil {
+				return
+			}
+			runtime.Gosched()
+		}
+	}
+}
+
+// serve commits a batch. An error that says that nothing was changed, and that
+// the ledger is there, may be one caller's own: then each is tried alone, so
+// that it does not spoil its neighbours' calls.
+func (b *batcher[Q, A]) serve(ctx context.Context, batch []*ticket[Q, A]) {
+	items := batch[0].items
+	if len(batch) > 1 {
+		items = nil
+		for _, t := range batch {
+			items = append(items, t.items...)
+		}
+	}
+	answers, err := b.try(ctx, items)
+	if err != nil && len(batch) > 1 && !errors.Is(err, job.ErrUnknown) && job.CodeOf(err) != job.Unavailable && !isTimeout(err) {
+		for _, t := range batch {
+			b.serve(ctx, []*ticket[Q, A]{t})
+		}
+		return
+	}
+	for _, t := range batch {
+		if err != nil {
+			t.err = err
+		} else {
+			t.answers, answers = answers[:len(t.items):len(t.items)], answers[len(t.items):]
+		}
+		close(t.done)
+	}
+}
+
+func (b *batcher[Q, A]) try(ctx context.Context, items []Q) ([]A, error) {
+	ctx, cancel := patient(ctx)
+	defer cancel()
+	answers, err := b.commit(ctx, items)
+	if err == nil && len(answers) != len(items) {
+		err = job.Errorf(job.Internal, "", "%s: %d answers to %d items", b.name, len(answers), len(items))
+	}
+	if err != nil && isTimeout(err) && job.ReasonOf(err) == "" {
+		// Patience ran out in the middle of it: who knows what was committed.
+		err = job.ErrUnknown
+	}
+	return answers, err
+}
+
+// end refuses whoever waits, and everyone after.
+func (b *batcher[Q, A]) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = true
+	for _, t := range b.waiting {
+		t.taken = true
+		t.err = errStopped()
+		close(t.done)
+	}
+	b.waiting, b.items, b.bytes = nil, 0, 0
+}
+
+func isTimeout(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
+// ended is the error of a call whose own context ended before anything was done.
+func ended(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return job.Errorf(job.DeadlineExceeded, "", "gave up waiting, nothing was changed: %w", ctx.Err())
+	}
+	return job.Errorf(job.Canceled, "", "gave up waiting, nothing was changed: %w", ctx.Err())
+}
+
+func errStopped() error {
+	return job.Errorf(job.Unavailable, job.ReasonShuttingDown, "the server is stopping: nothing was changed, try another")
+}

@@ -1,0 +1,349 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
+)
+
+// maxHeld bounds the jobs that a worker may name in one Extend.
+const maxHeld = 20 * job.MaxBatch
+
+// renewal is what the ledger says of a session: where it stands and what it holds.
+type renewal struct {
+	state  ledger.SessionState
+	leases []ledger.Lease
+}
+
+// Extend renews a session, which names all it holds, and tells it what has
+// changed: jobs whose cancellation was asked for, and jobs that it holds no
+// longer. What the ledger has under the session and it does not name came in a
+// reply that was lost, and is given back uncharged, unless it is of a Lease call
+// that is pending or later than this call.
+//
+// It answers at once when there is something new to tell, and else when there is,
+// or after r.Wait (at most a sixth of the time-to-live). What was told before is
+// told again, but is not news: so a handler that ignores its cancellation
+// does not make its worker spin. It returns job.ErrSessionLost when the session
+// is dead, closed or unknown.
+func (e *Engine) Extend(ctx context.Context, r ExtendRequest) (ExtendReply, error) {
+	if err := checkExtend(&r); err != nil {
+		return ExtendReply{}, err
+	}
+	s, err := e.sessions.touch(r.Session, e.conf.Monotonic())
+	if err != nil {
+		return ExtendReply{}, err
+	}
+	s.mu.Lock()
+	s.saw(r.Call)
+	s.mu.Unlock()
+	renewed, err := e.renewals.do(ctx, []job.ID{r.Session})
+	if err != nil {
+		return ExtendReply{}, fmt.Errorf("extend: %w", err)
+	}
+	if st := renewed[0].state; st != ledger.SessionLive && st != ledger.SessionDraining {
+		e.sessions.forget(r.Session)
+		return ExtendReply{}, job.ErrSessionLost
+	}
+	e.notes.put(r.Progress)
+	unnamed := s.unnamed(&r, renewed[0].leases)
+	if err := e.giveBack(ctx, unnamed); err != nil {
+		return ExtendReply{}, fmt.Errorf("extend: give back: %w", err)
+	}
+	s.compare(&r, renewed[0].leases)
+	return e.awaitNews(ctx, s, &r), nil
+}
+
+func checkExtend(r *ExtendRequest) error {
+	bad := func(format string, args ...any) error {
+		return job.Errorf(job.InvalidArgument, job.ReasonBadField, format, args...)
+	}
+	switch {
+	case r.Session.IsZero():
+		return bad("session_id is missing")
+	case r.Call < 1:
+		return bad("call %d is not positive", r.Call)
+	case r.Wait < 0:
+		return bad("wait %s is negative", r.Wait)
+	case len(r.Held) > maxHeld || len(r.Pending) > maxHeld:
+		return job.Errorf(job.InvalidArgument, job.ReasonTooLarge, "%d jobs and %d calls named; at most %d are allowed", len(r.Held), len(r.Pending), maxHeld)
+	case len(r.Progress) > job.MaxBatch:
+		return job.Errorf(job.InvalidArgument, job.ReasonTooLarge, "%d progress notes; at most %d are allowed", len(r.Progress), job.MaxBatch)
+	}
+	for i := range r.Progress {
+		if n := len(r.Progress[i].Note); n > job.MaxProgress {
+			return job.Errorf(job.InvalidArgument, job.ReasonTooLarge, "progress note %d has %d bytes; at most %d are allowed", i, n, job.MaxProgress)
+		}
+	}
+	return nil
+}
+
+// commitRenewals renews all sessions that wait for it and reads what they
+// hold, in one write and one read. A session renewed a moment ago is not written
+// again: a worker counts on a third of the time-to-live, of which that moment
+// is a small part.
+func (e *Engine) commitRenewals(ctx context.Context, ids []job.ID) ([]renewal, error) {
+	now, err := e.clock.now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	unique := slices.Clone(ids)
+	slices.SortFunc(unique, func(a, b job.ID) int { return slices.Compare(a[:], b[:]) })
+	unique = slices.Compact(unique)
+	states, err := e.beat(ctx, now, unique)
+	if err != nil {
+		return nil, err
+	}
+	leases, err := e.ledger.Held(ctx, unique)
+	if err != nil {
+		return nil, err
+	}
+	of := make(map[job.ID]*renewal, len(unique))
+	for i, id := range unique {
+		of[id] = &renewal{state: states[i]}
+	}
+	for _, l := range leases {
+		if r := of[l.Session]; r != nil {
+			r.leases = append(r.leases, l)
+		}
+	}
+	out := make([]renewal, len(ids))
+	for i, id := range ids {
+		out[i] = *of[id]
+	}
+	return out, nil
+}
+
+// beat raises the counters of the sessions whose last beat is not of just now.
+func (e *Engine) beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger.SessionState, error) {
+	mono, lull := e.conf.Monotonic(), min(time.Second, e.conf.SessionTTL/10)
+	states := make([]ledger.SessionState, len(ids))
+	var due []int
+	for i, id := range ids {
+		if s := e.sessions.get(id); s != nil {
+			states[i] = s.freshState(mono, lull)
+		}
+		if states[i] == ledger.SessionAbsent {
+			due = append(due, i)
+		}
+	}
+	if len(due) == 0 {
+		return states, nil
+	}
+	said, err := e.ledger.Beat(ctx, now, choose(ids, due))
+	if err != nil {
+		return nil, err
+	}
+	for k, i := range due {
+		states[i] = said[k]
+		if s := e.sessions.get(ids[i]); s != nil {
+			s.mu.Lock()
+			s.beatAt, s.state = mono, said[k]
+			s.mu.Unlock()
+		}
+	}
+	return states, nil
+}
+
+// freshState returns the state that a beat less than lull ago found, or
+// SessionAbsent if the ledger should be asked.
+func (s *session) freshState(mono, lull time.Duration) ledger.SessionState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if mono-s.beatAt >= lull || s.state != ledger.SessionLive && s.state != ledger.SessionDraining {
+		return ledger.SessionAbsent
+	}
+	return s.state
+}
+
+// unnamed returns the leases of which the worker, by r, knows nothing.
+func (s *session) unnamed(r *ExtendRequest, leases []ledger.Lease) []ledger.Lease {
+	named := make(map[Held]bool, len(r.Held))
+	for _, h := range r.Held {
+		named[h] = true
+	}
+	var out []ledger.Lease
+	for _, l := range leases {
+		if l.Call < r.Call && !named[Held{l.ID, l.Token}] && !slices.Contains(r.Pending, l.Call) {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// giveBack releases leases whose reply was lost, as far as they still stand.
+func (e *Engine) giveBack(ctx context.Context, leases []ledger.Lease) error {
+	for chunk := range slices.Chunk(leases, job.MaxBatch) {
+		now, err := e.clock.now(ctx)
+		if err != nil {
+			return err
+		}
+		of := make(map[job.ID]ledger.Lease, len(chunk))
+		ids := make([]job.ID, 0, len(chunk))
+		for _, l := range chunk {
+			of[l.ID] = l
+			ids = append(ids, l.ID)
+		}
+		applied, err := e.applyIDs(ctx, ids, func(j *job.Job) error {
+			if l := of[j.ID]; j.State != job.Running || j.Token != l.Token || j.Session != l.Session {
+				return errAsIs
+			}
+			return e.rules.Step(j, job.Move{Event: job.Release, Now: now})
+		})
+		if err != nil {
+			return err
+		}
+		n := 0
+		for i := range applied {
+			if applied[i].Err == nil {
+				n++
+			}
+		}
+		if n > 0 {
+			e.log.Info("leases of a lost reply given back", "session", chunk[0].Session, "jobs", n)
+		}
+		e.follow(applied)
+	}
+	return nil
+}
+
+// compare holds what the worker names against what the ledger has, and keeps
+// the difference for the reply.
+func (s *session) compare(r *ExtendRequest, leases []ledger.Lease) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	have := make(map[Held]bool, len(leases))
+	for _, l := range leases {
+		h := Held{l.ID, l.Token}
+		have[h] = true
+		if l.CancelRequested {
+			s.cancels[h] = s.cancels[h]
+		}
+	}
+	lost := make(map[Held]bool)
+	for _, h := range r.Held {
+		if !have[h] {
+			lost[h] = s.lostTold[h]
+		}
+	}
+	s.lostTold = lost
+	for h := range s.cancels {
+		if !have[h] {
+			delete(s.cancels, h)
+		}
+	}
+}
+
+// cancel notes that the cancellation of a job was asked for and tells the
+// worker, if it waits here.
+func (s *session) cancel(h Held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.cancels[h]; known {
+		return
+	}
+	s.cancels[h] = false
+	close(s.news)
+	s.news = make(chan struct{})
+}
+
+// reply makes the answer to r, and says whether it has news.
+func (s *session) reply(r *ExtendRequest, draining bool) (reply ExtendReply, news bool) {
+	named := make(map[Held]bool, len(r.Held))
+	for _, h := range r.Held {
+		named[h] = true
+	}
+	for h, told := range s.cancels {
+		if named[h] {
+			reply.Cancelled = append(reply.Cancelled, h)
+			news = news || !told
+		}
+	}
+	for h, told := range s.lostTold {
+		reply.Lost = append(reply.Lost, h)
+		news = news || !told
+	}
+	reply.Draining = draining
+	return reply, news || draining && !s.drainTold
+}
+
+// told notes that a reply was sent.
+func (s *session) told(reply *ExtendReply) {
+	for _, h := range reply.Cancelled {
+		s.cancels[h] = true
+	}
+	for _, h := range reply.Lost {
+		s.lostTold[h] = true
+	}
+	s.drainTold = reply.Draining
+}
+
+// awaitNews answers when there are news or the wait is over.
+func (e *Engine) awaitNews(ctx context.Context, s *session, r *ExtendRequest) ExtendReply {
+	timeout := time.NewTimer(min(r.Wait, e.conf.SessionTTL/6))
+	defer timeout.Stop()
+	draining := e.draining
+	s.mu.Lock()
+	s.waiting++
+	defer func() {
+		s.waiting--
+		s.mu.Unlock()
+	}()
+	for over := r.Wait == 0; ; {
+		reply, news := s.reply(r, e.isDraining())
+		if reply.Draining {
+			draining = nil
+		}
+		if news || over {
+			s.told(&reply)
+			return reply
+		}
+		changed := s.news
+		s.mu.Unlock()
+		select {
+		case <-changed:
+		case <-draining:
+		case <-timeout.C:
+			over = true
+		case <-ctx.Done():
+			over = true
+		case <-e.stopped:
+			over = true
+		}
+		s.mu.Lock()
+	}
+}
+
+// signalCancel tells the holder of a lease, if it is connected here, that its
+// cancellation was asked for. Others find out within a second.
+func (e *Engine) signalCancel(l ledger.Lease) {
+	if s := e.sessions.get(l.Session); s != nil {
+		s.cancel(Held{l.ID, l.Token})
+	}
+}
+
+// runCancelWatch finds the cancellations that were asked for at other servers,
+// while any worker waits at this one.
+func (e *Engine) runCancelWatch(ctx context.Context) {
+	e.every(ctx, "cancel", time.Second, nil, func(ctx context.Context) error {
+		if !e.sessions.waiting() {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, ledgerPatience)
+		defer cancel()
+		leases, err := e.ledger.Held(ctx, nil)
+		if err != nil {
+			return fmt.Errorf("look for cancellations: %w", err)
+		}
+		for _, l := range leases {
+			if l.CancelRequested {
+				e.signalCancel(l)
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,30 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// upkeepInterval keeps the counters' deltas few, so that Counts stays cheap.
+const upkeepInterval = 2 * time.Second
+
+// runUpkeep has the ledger keep house: fold counters, make and drop slices,
+// forget what has ended.
+func (e *Engine) runUpkeep(ctx context.Context) {
+	e.every(ctx, "upkeep", upkeepInterval, nil, func(ctx context.Context) error {
+		now, err := e.clock.now(ctx)
+		if err != nil {
+			return err
+		}
+		done, err := e.ledger.Upkeep(ctx, now, e.conf.Keep)
+		if err != nil {
+			return fmt.Errorf("upkeep: %w", err)
+		}
+		if done.SlicesDropped+done.DeadRemoved > 0 {
+			e.log.Info("removed what was kept long enough",
+				"archive_slices", done.SlicesDropped, "dead_letters", done.DeadRemoved)
+		}
+		return nil
+	})
+}

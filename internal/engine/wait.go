@@ -1,0 +1,150 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/errandhq/errand/job"
+)
+
+const (
+	maxWait      = time.Minute
+	maxWaitCalls = 10000
+	maxAwaited   = 50000 // jobs that all calls together may wait for
+)
+
+// waits holds the Wait calls of this process by the jobs they wait for.
+type waits struct {
+	mu  sync.Mutex
+	of  map[job.ID]map[*waitCall]bool
+	all int
+}
+
+// waitCall is one Wait; its bell rings when it should look again.
+type waitCall struct{ bell chan struct{} }
+
+func newWaits() *waits { return &waits{of: map[job.ID]map[*waitCall]bool{}} }
+
+func (w *waits) join(c *waitCall, ids []job.ID) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.of)+len(ids) > maxAwaited || w.all >= maxWaitCalls {
+		return job.Errorf(job.ResourceExhausted, "", "%d calls wait for %d jobs already: try again later", w.all, len(w.of))
+	}
+	w.all++
+	for _, id := range ids {
+		if w.of[id] == nil {
+			w.of[id] = map[*waitCall]bool{}
+		}
+		w.of[id][c] = true
+	}
+	return nil
+}
+
+func (w *waits) leave(c *waitCall, ids []job.ID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all--
+	for _, id := range ids {
+		if delete(w.of[id], c); len(w.of[id]) == 0 {
+			delete(w.of, id)
+		}
+	}
+}
+
+// finished tells those who wait that jobs have ended, or are gone.
+func (w *waits) finished(ids []job.ID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.of) == 0 {
+		return
+	}
+	for _, id := range ids {
+		for c := range w.of[id] {
+			ring(c.bell)
+		}
+	}
+}
+
+func (w *waits) awaited() []job.ID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ids := make([]job.ID, 0, len(w.of))
+	for id := range w.of {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// Wait returns those of the jobs that are final, as soon as one is, and none at
+// the timeout (at most a minute). It returns job.ErrNotFound if none
+// of the jobs exists, or any more.
+func (e *Engine) Wait(ctx context.Context, ids []job.ID, timeout time.Duration) ([]job.Job, error) {
+	if err := checkIDs(ids); err != nil {
+		return nil, err
+	}
+	if timeout < 0 {
+		return nil, job.Errorf(job.InvalidArgument, job.ReasonBadField, "timeout %s is negative", timeout)
+	}
+	c := &waitCall{bell: make(chan struct{}, 1)}
+	if err := e.waits.join(c, ids); err != nil {
+		return nil, err
+	}
+	defer e.waits.leave(c, ids)
+	over := time.NewTimer(min(timeout, maxWait))
+	defer over.Stop()
+	for {
+		jobs, err := e.Get(ctx, ids)
+		if err != nil {
+			return nil, fmt.Errorf("wait: %w", err)
+		}
+		if len(jobs) == 0 {
+			return nil, job.ErrNotFound
+		}
+		jobs = slices.DeleteFunc(jobs, func(j job.Job) bool { return !j.State.Final() })
+		if len(jobs) > 0 {
+			return jobs, nil
+		}
+		select {
+		case <-c.bell:
+		case <-over.C:
+			return nil, nil
+		case <-e.draining:
+			return nil, nil
+		case <-e.stopped:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, ended(ctx)
+		}
+	}
+}
+
+// runWaits looks at all awaited jobs together, for those that ended elsewhere.
+func (e *Engine) runWaits(ctx context.Context) {
+	e.every(ctx, "wait", e.conf.PollInterval, nil, func(ctx context.Context) error {
+		for ids := range slices.Chunk(e.waits.awaited(), job.MaxBatch) {
+			if err := e.lookAt(ctx, ids); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (e *Engine) lookAt(ctx context.Context, ids []job.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, ledgerPatience)
+	defer cancel()
+	jobs, err := e.ledger.Get(ctx, ids)
+	if err != nil {
+		return fmt.Errorf("look at awaited jobs: %w", err)
+	}
+	open := make(map[job.ID]bool, len(jobs))
+	for i := range jobs {
+		open[jobs[i].ID] = !jobs[i].State.Final()
+	}
+	e.waits.finished(slices.DeleteFunc(slices.Clone(ids), func(id job.ID) bool { return open[id] }))
+	return nil
+}

@@ -1,0 +1,130 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/errandhq/errand/job"
+)
+
+// wakeDebounce is how long wakes for other processes are gathered: a message
+// for every commit would cost more than it brings.
+const wakeDebounce = 5 * time.Millisecond
+
+// waker gathers the queues that other processes should look at.
+type waker struct {
+	mu     sync.Mutex
+	queues map[string]struct{}
+	bell   chan struct{}
+}
+
+func newWaker() *waker {
+	return &waker{queues: map[string]struct{}{}, bell: make(chan struct{}, 1)}
+}
+
+func (w *waker) add(queues []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, q := range queues {
+		w.queues[q] = struct{}{}
+	}
+	ring(w.bell)
+}
+
+func (w *waker) take() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	queues := make([]string, 0, len(w.queues))
+	for q := range w.queues {
+		queues = append(queues, q)
+	}
+	clear(w.queues)
+	return queues
+}
+
+// wake makes work in queues found: at once by this process's own waiters, a
+// few milliseconds later by those of others.
+func (e *Engine) wake(queues ...string) {
+	if len(queues) == 0 {
+		return
+	}
+	e.dispatch.wake(queues)
+	e.waker.add(queues)
+}
+
+// Wake makes jobs of a transaction of the caller's (EnqueueTx) found at once,
+// when called after its commit. Such jobs are scheduled for their own now, so
+// they are promoted first.
+func (e *Engine) Wake(_ context.Context, queues []string) error {
+	if len(queues) > job.MaxBatch {
+		return job.Errorf(job.InvalidArgument, job.ReasonTooLarge, "%d queues; at most %d are allowed", len(queues), job.MaxBatch)
+	}
+	for _, q := range queues {
+		if err := job.CheckName("queue", q); err != nil {
+			return err
+		}
+	}
+	e.promoter.kick()
+	e.wake(queues...)
+	return nil
+}
+
+func (e *Engine) runWaker(ctx context.Context) {
+	ill := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.waker.bell:
+		}
+		if !pause(ctx, wakeDebounce) {
+			return
+		}
+		call, cancel := context.WithTimeout(ctx, ledgerPatience)
+		err := e.ledger.Wake(call, e.waker.take())
+		cancel()
+		if ctx.Err() == nil {
+			ill = e.report("wake", ill, err)
+		}
+	}
+}
+
+// runListener hears the wakes of other processes. While the line is down the
+// poll interval alone finds their work.
+func (e *Engine) runListener(ctx context.Context) {
+	ill := false
+	for wait := 100 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 5*time.Second) {
+		began := e.conf.Monotonic()
+		err := e.ledger.Listen(ctx, func(queue string) {
+			if queue == "" {
+				e.dispatch.wakeAll()
+				return
+			}
+			e.dispatch.wake([]string{queue})
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		ill = e.report("listen", ill, err)
+		if e.conf.Monotonic()-began > time.Minute {
+			wait = 100 * time.Millisecond
+		}
+		e.dispatch.wakeAll()
+		if !pause(ctx, wait) {
+			return
+		}
+	}
+}
+
+// pause waits for d and reports whether ctx still lives.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
