@@ -40,6 +40,8 @@ type Cluster struct {
 	ServerProgram, WorkerProgram string
 	// Env is added to the environment of servers.
 	Env []string
+	// NoRetries keeps jobs that fail at first out of the load.
+	NoRetries bool
 
 	client *errand.Client
 }

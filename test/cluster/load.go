@@ -63,7 +63,7 @@ func (c *Cluster) produce(client *errand.Client, l *Load, n int, over time.Durat
 		}
 		orders := make([]Order, size)
 		for i := range orders {
-			orders[i] = randomOrder(rng, done+i)
+			orders[i] = c.randomOrder(rng, done+i)
 		}
 		if !c.submit(client, l, orders) {
 			return
@@ -77,12 +77,12 @@ func (c *Cluster) produce(client *errand.Client, l *Load, n int, over time.Durat
 }
 
 // randomOrder makes mostly quick jobs, a few that fail at first, and a few long ones.
-func randomOrder(rng *rand.Rand, n int) Order {
+func (c *Cluster) randomOrder(rng *rand.Rand, n int) Order {
 	o := Order{N: n, Millis: rng.IntN(20)}
-	switch rng.IntN(50) {
-	case 0:
+	switch lot := rng.IntN(50); {
+	case lot == 0 && !c.NoRetries:
 		o.Fails = 1 + rng.IntN(2)
-	case 1:
+	case lot == 1:
 		o.Millis = 500 + rng.IntN(1000)
 	}
 	return o

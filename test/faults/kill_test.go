@@ -1,0 +1,85 @@
+package faults
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/errandhq/errand/internal/testenv"
+	"github.com/errandhq/errand/test/cluster"
+)
+
+// spread is how long the load of n jobs takes to come in.
+func spread(n int) time.Duration { return max(10*time.Second, time.Duration(n)*5*time.Millisecond) }
+
+// TestKillOnSQLite kills the server and the workers at seeded times while jobs
+// come in and are worked.
+func TestKillOnSQLite(t *testing.T) {
+	seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+		c := cluster.SQLite(t)
+		c.AddServer()
+		killUnderLoad(t, c, seed, rng)
+	})
+}
+
+// TestKillOnPostgres does the same to two servers, the workers, and the
+// database.
+func TestKillOnPostgres(t *testing.T) {
+	seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+		c := cluster.Postgres(t, testenv.Options{})
+		c.AddServer()
+		c.AddServer()
+		killUnderLoad(t, c, seed, rng)
+	})
+}
+
+func killUnderLoad(t *testing.T, c *cluster.Cluster, seed uint64, rng *rand.Rand) {
+	for range 3 {
+		c.AddWorker("-concurrency", "20")
+	}
+	n := jobs(t)
+	stop, stopped := make(chan struct{}), make(chan int, 1)
+	go func() { stopped <- killer(c, rng, stop) }()
+	load := c.Produce(n, spread(n), seed)
+	close(stop)
+	kills := <-stopped
+	t.Logf("%d processes were killed", kills)
+	if kills < 3 {
+		t.Errorf("only %d kills: the load was over too soon to mean anything", kills)
+	}
+	if load.Accepted() != n {
+		t.Fatalf("%d of %d jobs were accepted", load.Accepted(), n)
+	}
+	c.AwaitIdle()
+	c.Check(load, false)
+}
+
+// killer kills a process drawn by lot every half to two seconds and starts it
+// again, until stop is closed. All run when it returns. It gives the number of
+// kills.
+func killer(c *cluster.Cluster, rng *rand.Rand, stop <-chan struct{}) (kills int) {
+	victims := []func(gap func()){}
+	for _, s := range c.Servers {
+		victims = append(victims, func(gap func()) { s.Kill(); gap(); s.Start() })
+	}
+	for _, w := range c.Workers {
+		victims = append(victims, func(gap func()) { w.Kill(); gap(); w.Start() })
+	}
+	if pg := c.Postgres; pg != nil {
+		victims = append(victims, func(gap func()) { pg.Kill(); gap(); pg.Start() })
+	}
+	for {
+		select {
+		case <-stop:
+			return kills
+		case <-time.After(500*time.Millisecond + draw(rng, 1500*time.Millisecond)):
+		}
+		down := draw(rng, 700*time.Millisecond)
+		victims[rng.IntN(len(victims))](func() { <-time.After(down) })
+		kills++
+	}
+}
+
+func draw(rng *rand.Rand, most time.Duration) time.Duration {
+	return time.Duration(rng.Int64N(int64(most)))
+}
