@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"connectrpc.com/connect"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 
 	errandv1 "github.com/errandhq/errand/gen/errand/v1"
 )
@@ -111,8 +110,8 @@ var (
 	ErrUnavailable error = &Error{Code: CodeUnavailable, Message: "no server is available"}
 )
 
-// fromWire makes an *Error of what a call returned. The reason comes among the
-// error's details: as google.rpc's ErrorInfo, or as a Problem.
+// fromWire makes an *Error of what a call returned. The reason comes as a
+// Problem among the error's details.
 func fromWire(err error) error {
 	if err == nil {
 		return nil
@@ -137,11 +136,8 @@ func fromWire(err error) error {
 		if derr != nil {
 			continue // a detail of a newer server
 		}
-		switch d := v.(type) {
-		case *errdetails.ErrorInfo:
-			e.Reason, e.Holder = Reason(d.GetReason()), wireID(d.GetMetadata()["holder_id"])
-		case *errandv1.Problem:
-			e.Reason, e.Holder = Reason(d.GetReason()), wireID(d.GetHolderId())
+		if p, ok := v.(*errandv1.Problem); ok {
+			e.Reason, e.Holder = Reason(p.GetReason()), wireID(p.GetHolderId())
 		}
 	}
 	return e

@@ -26,7 +26,7 @@ const (
 func (c *Client) retry(ctx context.Context, fn func(ctx context.Context, try int) error) (unknown bool, err error) {
 	started := time.Now()
 	for try := 0; ; try++ {
-		err := attempt(ctx, try, fn)
+		err := oneTry(ctx, try, fn)
 		if err == nil {
 			return false, nil
 		}
@@ -44,8 +44,8 @@ func (c *Client) retry(ctx context.Context, fn func(ctx context.Context, try int
 	}
 }
 
-// attempt is one try, bounded in time.
-func attempt(ctx context.Context, try int, fn func(ctx context.Context, try int) error) error {
+// oneTry is one try, bounded in time.
+func oneTry(ctx context.Context, try int, fn func(ctx context.Context, try int) error) error {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
 	return fn(ctx, try)
