@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	errandv1 "github.com/errandhq/errand/gen/errand/v1"
+	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
 )
 
@@ -112,7 +113,11 @@ func (s *Service) decodeFilter(call string, m *errandv1.DeadFilter) (f ledger.De
 	}
 	f = ledger.DeadFilter{Queue: m.GetQueue(), Kind: m.GetKind(), Error: m.GetError()}
 	if age > 0 {
-		f.Before = s.engine.Now().Add(-age)
+		now := s.engine.Now()
+		if now.IsZero() {
+			return f, nil, job.Errorf(job.Unavailable, job.ReasonLedgerDown, "the ledger's clock is not known yet: try again")
+		}
+		f.Before = now.Add(-age)
 	}
 	return f, scope{call, f.Queue, f.Kind, f.Error, age.String()}, nil
 }

@@ -112,7 +112,8 @@ func patience(field string, d *durationpb.Duration, def, most time.Duration) (ti
 }
 
 // timestamp reads a point in time that may be absent (zero). Times before 1970
-// have no place in a ledger, nor have those too far after now.
+// have no place in a ledger, nor have those too far after now, which is zero
+// while the ledger's clock was never heard.
 func timestamp(field string, t *timestamppb.Timestamp, now time.Time) (time.Time, error) {
 	if t == nil {
 		return time.Time{}, nil
@@ -124,7 +125,7 @@ func timestamp(field string, t *timestamppb.Timestamp, now time.Time) (time.Time
 	switch {
 	case v.UnixMicro() <= 0:
 		return time.Time{}, badField(field, "%s is not after 1970", v.Format(time.RFC3339))
-	case v.Sub(now) > job.MaxDelay:
+	case !now.IsZero() && v.Sub(now) > job.MaxDelay:
 		return time.Time{}, badField(field, "%s is more than %s ahead", v.Format(time.RFC3339), job.MaxDelay)
 	}
 	return v, nil

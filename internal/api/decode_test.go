@@ -30,16 +30,21 @@ func newID(t testing.TB) string {
 	return id.String()
 }
 
-// checker is a Service without an engine: enough to decode and check.
-var checker = &Service{conf: Config{MaxPayload: job.MaxPayload}}
-
-// decode is what Enqueue does with one item before the engine sees it.
+// decode is what becomes of an item before it is stored: this package's checks,
+// then those that the engine makes of the job.
 func decode(m *errandv1.EnqueueItem) (engine.Item, error) {
 	it, err := decodeItem("items[0]", m, testNow)
-	if err == nil {
-		err = checker.checkItem(&it)
+	if err != nil {
+		return it, err
 	}
-	return it, err
+	j := it.Job
+	if j.Queue == "" {
+		j.Queue = job.DefaultQueue
+	}
+	if j.MaxAttempts == 0 {
+		j.MaxAttempts = job.DefaultMaxAttempts
+	}
+	return it, j.Validate(job.MaxPayload)
 }
 
 func TestDecodeItem(t *testing.T) {

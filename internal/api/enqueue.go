@@ -55,26 +55,18 @@ func (s *Service) decodeItems(in []*errandv1.EnqueueItem) ([]engine.Item, error)
 	}
 	now := s.engine.Now()
 	items := make([]engine.Item, len(in))
-	size := 0
 	for i, m := range in {
 		it, err := decodeItem(index("items", i), m, now)
 		if err != nil {
 			return nil, err
 		}
-		if err := s.checkItem(&it); err != nil {
-			return nil, at("items", i, err)
-		}
-		size += len(it.Job.Payload)
 		items[i] = it
-	}
-	if most := s.maxBatchBytes(); size > most {
-		return nil, tooLarge("items", "the payloads have together %d bytes; at most %d are allowed in a call", size, most)
 	}
 	return items, nil
 }
 
-// decodeItem reads one item. Of what the item may be, it checks only what
-// cannot be said in an engine.Item any more: the rest is checkItem's.
+// decodeItem reads one item. It checks what an engine.Item cannot say any more;
+// what a job may be, the engine checks (job.Validate).
 func decodeItem(field string, m *errandv1.EnqueueItem, now time.Time) (engine.Item, error) {
 	it := engine.Item{
 		Job: job.Job{
@@ -204,18 +196,4 @@ func decodeUnique(it *engine.Item, field string, m *errandv1.EnqueueItem, _ time
 		return err
 	}
 	return text(field+".idempotency_key", it.IdempotencyKey, job.MaxKey)
-}
-
-// checkItem holds the item, as the engine will complete it, against the bounds
-// of a job. The engine does the same; here the answer can name the item before
-// any other is worked on.
-func (s *Service) checkItem(it *engine.Item) error {
-	j := it.Job
-	if j.Queue == "" {
-		j.Queue = job.DefaultQueue
-	}
-	if j.MaxAttempts == 0 {
-		j.MaxAttempts = job.DefaultMaxAttempts
-	}
-	return j.Validate(s.conf.MaxPayload)
 }

@@ -127,8 +127,3 @@ func badField(field, format string, args ...any) error {
 func tooLarge(field, format string, args ...any) error {
 	return job.Errorf(job.InvalidArgument, job.ReasonTooLarge, "%s: %s", field, fmt.Sprintf(format, args...))
 }
-
-// at names an item in the error about it, and keeps code and reason.
-func at(field string, i int, err error) error {
-	return job.Errorf(job.CodeOf(err), job.ReasonOf(err), "%s: %w", index(field, i), err)
-}
