@@ -1,0 +1,16 @@
+// Package postgres keeps the ledger in PostgreSQL, in a schema of its own
+// named errand, for any number of processes alike.
+//
+// How the hot path goes (the numbers are in docs/decisions):
+//
+//   - An insert is one COPY with its counter deltas: it updates and locks no row.
+//   - A claim reads each lane (queue, kind, priority) from an in-memory
+//     low-water mark on, takes rows by FOR UPDATE SKIP LOCKED and updates them by
+//     their place (ctid). Marks, and how late commits are found: see marks.go.
+//   - Succeed is one statement that moves rows into the archive.
+//   - Apply, for everything else, locks rows, lets the caller decide, and
+//     writes back by arrays or COPY.
+//
+// Everything that a transaction needs of its session is set inside it, so that
+// PgBouncer in transaction mode may stand in between (Options.Pooler).
+package postgres

@@ -1,0 +1,323 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger/coldsql"
+)
+
+// columns returns coldsql's columns, each with a prefix.
+func columns(prefix string) string {
+	return prefix + strings.Join(coldsql.Columns, ", "+prefix)
+}
+
+// copyRows writes rows in PostgreSQL's binary COPY format, by hand: the generic
+// encoder takes longer for a batch than the server does.
+type copyRows struct{ buf []byte }
+
+// newCopyRows starts a stream for about n rows.
+func newCopyRows(n int) *copyRows {
+	c := &copyRows{buf: make([]byte, 0, 64+n*512)}
+	c.buf = append(c.buf, "PGCOPY\n\xff\r\n\x00"...)
+	c.buf = append(c.buf, 0, 0, 0, 0, 0, 0, 0, 0) // flags, length of the extension
+	return c
+}
+
+// add appends a job in the order of coldsql.Columns.
+func (c *copyRows) add(j *job.Job) error {
+	c.buf = binary.BigEndian.AppendUint16(c.buf, uint16(len(coldsql.Columns)))
+	c.uuid(j.ID)
+	c.str(j.Queue)
+	c.str(j.Kind)
+	c.int2(int64(j.State))
+	c.int2(int64(j.Priority))
+	c.int2(int64(j.Lane))
+	c.int8(j.Seq)
+	c.int8(coldsql.Micros(j.RunAt))
+	c.int8(coldsql.Micros(j.CreatedAt))
+	c.optInt8(coldsql.Micros(j.ExpiresAt))
+	c.optInt8(coldsql.Micros(j.LeasedAt))
+	c.optInt8(coldsql.Micros(j.DoneAt))
+	c.int4(j.Attempt)
+	c.int4(j.MaxAttempts)
+	c.int4(j.Crashes)
+	c.int4(j.Redrives)
+	c.optInt8(j.Timeout.Microseconds())
+	c.int8(j.Token)
+	c.int8(j.Version)
+	c.optUUID(j.Session)
+	c.optInt8(j.Call)
+	c.optInt8(j.SettledToken)
+	c.optInt2(int64(j.SettledAs))
+	c.bool(j.CancelRequested)
+	c.optStr(j.Reason)
+	c.optStr(j.UniqueKey)
+	c.optInt2(int64(j.UniqueMode))
+	c.optInt8(j.UniqueFor.Microseconds())
+	c.int8(j.Digest)
+	c.optStr(contentType(j))
+	return c.addTail(j)
+}
+
+func (c *copyRows) addTail(j *job.Job) error {
+	tags, err := jsonText(len(j.Tags), j.Tags)
+	if err != nil {
+		return err
+	}
+	failures, err := jsonText(len(j.Errors), j.Errors)
+	if err != nil {
+		return err
+	}
+	c.optStr(tags)
+	c.optStr(j.Trace)
+	c.blob(j.Payload)
+	c.blob(j.Result)
+	c.blob(j.Progress)
+	c.optStr(failures)
+	c.optStr(lastError(j))
+	return nil
+}
+
+func contentType(j *job.Job) string {
+	if j.ContentType == job.DefaultContentType {
+		return ""
+	}
+	return j.ContentType
+}
+
+// lastError is the newest failure's message as a text column can hold it: the
+// zero byte, which a handler's output may well contain, is the one character it cannot.
+func lastError(j *job.Job) string { return strings.ReplaceAll(j.LastError(), "\x00", "\uFFFD") }
+
+func jsonText(n int, v any) (string, error) {
+	if n == 0 {
+		return "", nil
+	}
+	b, err := json.Marshal(v)
+	return string(b), err
+}
+
+func (c *copyRows) null() { c.buf = append(c.buf, 0xff, 0xff, 0xff, 0xff) }
+
+func (c *copyRows) size(n int) { c.buf = binary.BigEndian.AppendUint32(c.buf, uint32(n)) }
+
+func (c *copyRows) uuid(id job.ID) {
+	c.size(16)
+	c.buf = append(c.buf, id[:]...)
+}
+
+func (c *copyRows) optUUID(id job.ID) {
+	if id.IsZero() {
+		c.null()
+		return
+	}
+	c.uuid(id)
+}
+
+func (c *copyRows) str(s string) {
+	c.size(len(s))
+	c.buf = append(c.buf, s...)
+}
+
+func (c *copyRows) optStr(s string) {
+	if s == "" {
+		c.null()
+		return
+	}
+	c.str(s)
+}
+
+func (c *copyRows) blob(b []byte) {
+	if b == nil {
+		c.null()
+		return
+	}
+	c.size(len(b))
+	c.buf = append(c.buf, b...)
+}
+
+func (c *copyRows) int2(n int64) {
+	c.size(2)
+	c.buf = binary.BigEndian.AppendUint16(c.buf, uint16(n))
+}
+
+func (c *copyRows) optInt2(n int64) {
+	if n == 0 {
+		c.null()
+		return
+	}
+	c.int2(n)
+}
+
+func (c *copyRows) int4(n int) {
+	c.size(4)
+	c.buf = binary.BigEndian.AppendUint32(c.buf, uint32(n))
+}
+
+func (c *copyRows) int8(n int64) {
+	c.size(8)
+	c.buf = binary.BigEndian.AppendUint64(c.buf, uint64(n))
+}
+
+func (c *copyRows) optInt8(n int64) {
+	if n == 0 {
+		c.null()
+		return
+	}
+	c.int8(n)
+}
+
+func (c *copyRows) bool(v bool) {
+	c.size(1)
+	if v {
+		c.buf = append(c.buf, 1)
+	} else {
+		c.buf = append(c.buf, 0)
+	}
+}
+
+// send copies the rows into the table. It must be the last use of c.
+func (c *copyRows) send(ctx context.Context, t *tx, table string) error {
+	c.buf = append(c.buf, 0xff, 0xff)
+	text := fmt.Sprintf("COPY errand.%s (%s) FROM STDIN (FORMAT binary)", table, coldsql.ColumnList)
+	_, err := t.conn.PgConn().CopyFrom(ctx, bytes.NewReader(c.buf), text)
+	return err
+}
+
+// rowReader reads the binary values of one row, in order. Its first mistake
+// stays in err.
+type rowReader struct {
+	vals [][]byte
+	err  error
+}
+
+var errShape = errors.New("the row has another shape than this version of Errand expects")
+
+func (r *rowReader) next(size int) []byte {
+	if len(r.vals) == 0 {
+		r.err = errShape
+		return nil
+	}
+	v := r.vals[0]
+	r.vals = r.vals[1:]
+	if v != nil && size > 0 && len(v) != size {
+		r.err = errShape
+		return nil
+	}
+	return v
+}
+
+func (r *rowReader) int2() int64 {
+	if v := r.next(2); v != nil {
+		return int64(int16(binary.BigEndian.Uint16(v)))
+	}
+	return 0
+}
+
+func (r *rowReader) int4() int {
+	if v := r.next(4); v != nil {
+		return int(int32(binary.BigEndian.Uint32(v)))
+	}
+	return 0
+}
+
+func (r *rowReader) int8() int64 {
+	if v := r.next(8); v != nil {
+		return int64(binary.BigEndian.Uint64(v))
+	}
+	return 0
+}
+
+func (r *rowReader) time() time.Time         { return coldsql.Time(r.int8()) }
+func (r *rowReader) duration() time.Duration { return time.Duration(r.int8()) * time.Microsecond }
+func (r *rowReader) str() string             { return string(r.next(0)) }
+
+func (r *rowReader) bool() bool {
+	v := r.next(1)
+	return v != nil && v[0] != 0
+}
+
+func (r *rowReader) uuid() (id job.ID) {
+	copy(id[:], r.next(16))
+	return id
+}
+
+func (r *rowReader) blob() []byte {
+	v := r.next(0)
+	if v == nil {
+		return nil
+	}
+	return append([]byte{}, v...) // the buffer belongs to the connection
+}
+
+func (r *rowReader) json(v any) {
+	if b := r.next(0); b != nil && r.err == nil {
+		r.err = json.Unmarshal(b, v)
+	}
+}
+
+// job reads coldsql.Columns.
+func (r *rowReader) job() (j job.Job) {
+	j.ID, j.Queue, j.Kind = r.uuid(), r.str(), r.str()
+	j.State, j.Priority, j.Lane, j.Seq = job.State(r.int2()), int(r.int2()), job.Lane(r.int2()), r.int8()
+	j.RunAt, j.CreatedAt, j.ExpiresAt, j.LeasedAt, j.DoneAt = r.time(), r.time(), r.time(), r.time(), r.time()
+	j.Attempt, j.MaxAttempts, j.Crashes, j.Redrives = r.int4(), r.int4(), r.int4(), r.int4()
+	j.Timeout, j.Token, j.Version = r.duration(), r.int8(), r.int8()
+	j.Session, j.Call, j.SettledToken, j.SettledAs = r.uuid(), r.int8(), r.int8(), job.Event(r.int2())
+	j.CancelRequested, j.Reason = r.bool(), r.str()
+	j.UniqueKey, j.UniqueMode, j.UniqueFor = r.str(), job.UniqueMode(r.int2()), r.duration()
+	j.Digest, j.ContentType = r.int8(), r.str()
+	if j.ContentType == "" {
+		j.ContentType = job.DefaultContentType
+	}
+	r.json(&j.Tags)
+	j.Trace = r.str()
+	j.Payload, j.Result, j.Progress = r.blob(), r.blob(), r.blob()
+	r.json(&j.Errors)
+	r.str() // last_error is in errors
+	return j
+}
+
+// scanJob reads the row's job after skip leading columns.
+func scanJob(rows pgx.Rows, skip int) (job.Job, error) {
+	vals := rows.RawValues()
+	if len(vals) < skip {
+		return job.Job{}, errShape
+	}
+	r := rowReader{vals: vals[skip:]}
+	j := r.job()
+	if r.err != nil {
+		return j, fmt.Errorf("job %s: %w", j.ID, r.err)
+	}
+	return j, nil
+}
+
+// uuids turns ids into an argument of type uuid[].
+func uuids(ids []job.ID) []pgtype.UUID {
+	out := make([]pgtype.UUID, len(ids))
+	for i, id := range ids {
+		out[i] = pgtype.UUID{Bytes: id, Valid: true}
+	}
+	return out
+}
+
+func uuidArg(id job.ID) pgtype.UUID { return pgtype.UUID{Bytes: id, Valid: true} }
+
+func optUUIDArg(id job.ID) pgtype.UUID { return pgtype.UUID{Bytes: id, Valid: !id.IsZero()} }
+
+func optInt8Arg(n int64) pgtype.Int8 { return pgtype.Int8{Int64: n, Valid: n != 0} }
+
+func optInt2Arg(n int64) pgtype.Int2 { return pgtype.Int2{Int16: int16(n), Valid: n != 0} }
+
+func optTextArg(s string) pgtype.Text { return pgtype.Text{String: s, Valid: s != ""} }

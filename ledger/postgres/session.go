@@ -1,0 +1,122 @@
+package postgres
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
+	"github.com/errandhq/errand/ledger/coldsql"
+)
+
+// OpenSession implements ledger.Sessions. A session that is open already, as
+// after an answer that was lost, stays as it is; one that has ended is
+// refused with job.ErrSessionLost.
+func (l *Ledger) OpenSession(ctx context.Context, s ledger.Session) error {
+	s.State, s.Beat = ledger.SessionLive, 1
+	args := coldsql.SessionValues(&s, func(id job.ID) any { return uuidArg(id) })
+	return l.inTx(ctx, "open session", func(t *tx) error {
+		var state int16
+		gone := false
+		err := t.run(ctx,
+			step{sql: "INSERT INTO errand.session (" + coldsql.SessionColumns + `)
+				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING`, args: args},
+			step{sql: "SELECT state FROM errand.session WHERE id = $1", args: args[:1],
+				scan: func(r pgx.Rows) error { return r.Scan(&state) }},
+			step{sql: "SELECT EXISTS (SELECT FROM errand.session_gone WHERE id = $1)", args: args[:1],
+				scan: func(r pgx.Rows) error { return r.Scan(&gone) }})
+		if err != nil {
+			return err
+		}
+		if gone || ledger.SessionState(state) != ledger.SessionLive {
+			return job.ErrSessionLost
+		}
+		return t.commit(ctx)
+	})
+}
+
+// Beat implements ledger.Sessions. Sessions that someone is just moving are
+// passed over and answered as they were: nothing here waits.
+func (l *Ledger) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger.SessionState, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	states := map[job.ID]ledger.SessionState{}
+	err := l.inTx(ctx, "beat", func(t *tx) error {
+		clear(states)
+		return t.commit(ctx,
+			step{
+				sql: `UPDATE errand.session s SET beat = s.beat + 1, beat_at = $2 FROM
+						(SELECT id FROM errand.session WHERE id = ANY ($1::uuid[]) AND state IN (1, 2)
+						ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS free
+					WHERE s.id = free.id`,
+				args: []any{uuids(ids), now.UnixMicro()},
+			},
+			step{
+				sql:  "SELECT id, state FROM errand.session WHERE id = ANY ($1::uuid[])",
+				args: []any{uuids(ids)},
+				scan: func(rows pgx.Rows) error {
+					r := rowReader{vals: rows.RawValues()}
+					id := r.uuid()
+					states[id] = ledger.SessionState(r.int2())
+					return r.err
+				},
+			})
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]ledger.SessionState, len(ids))
+	for i, id := range ids {
+		out[i] = states[id]
+	}
+	return out, nil
+}
+
+// MoveSession implements ledger.Sessions. It locks the row against claims,
+// which hold it for key share: when it returns, no lease under way can commit.
+func (l *Ledger) MoveSession(ctx context.Context, now time.Time, id job.ID, from []ledger.SessionState,
+	to ledger.SessionState, beat int64,
+) (bool, error) {
+	moved := false
+	if to == ledger.SessionLive {
+		return false, nil
+	}
+	states := make([]int16, len(from))
+	for i, s := range from {
+		states[i] = int16(s)
+	}
+	err := l.inTx(ctx, "move session", func(t *tx) error {
+		moved = false
+		err := t.run(ctx, step{
+			sql:  `SELECT id FROM errand.session WHERE id = $1 AND state = ANY ($2::smallint[]) AND ($3::bigint <= 0 OR beat = $3) FOR UPDATE`,
+			args: []any{uuidArg(id), states, beat},
+			scan: func(pgx.Rows) error {
+				moved = true
+				return nil
+			},
+		})
+		if err != nil || !moved {
+			return err
+		}
+		return t.commit(ctx, moveSteps(now, id, to)...)
+	})
+	return moved && err == nil, err
+}
+
+func moveSteps(now time.Time, id job.ID, to ledger.SessionState) []step {
+	at := now.UnixMicro()
+	if to == ledger.SessionAbsent {
+		return []step{
+			{sql: "DELETE FROM errand.session WHERE id = $1", args: []any{uuidArg(id)}},
+			{sql: "INSERT INTO errand.session_gone (id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING", args: []any{uuidArg(id), at}},
+		}
+	}
+	return []step{{
+		sql: `UPDATE errand.session SET state = $2,
+			ended_at = CASE WHEN $2::smallint IN (3, 4) THEN $3::bigint ELSE ended_at END WHERE id = $1`,
+		args: []any{uuidArg(id), int16(to), at},
+	}}
+}
