@@ -1,0 +1,444 @@
+package engine_test
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
+)
+
+// fake is a ledger in memory, as small as the engine's rules allow, with hooks
+// for the ways in which a real one fails.
+type fake struct {
+	mu       sync.Mutex
+	jobs     map[job.ID]*job.Job
+	sessions map[job.ID]*ledger.Session
+	paused   map[string]bool
+	idem     map[string]job.ID
+	seq      int64
+	rules    job.Rules
+	calls    map[string]int
+	skew     time.Duration
+
+	// before runs at the start of each method; its error is the method's.
+	before func(method string) error
+	// after runs when the method has committed; its error is the answer all the same.
+	after func(method string) error
+	// busy jobs are locked for whoever does not wait.
+	busy map[job.ID]bool
+	// inserted and claims log the sizes of the calls.
+	inserted []int
+	claims   []int
+	woken    []string
+}
+
+func newFake() *fake {
+	return &fake{
+		jobs: map[job.ID]*job.Job{}, sessions: map[job.ID]*ledger.Session{}, paused: map[string]bool{},
+		idem: map[string]job.ID{}, calls: map[string]int{}, busy: map[job.ID]bool{},
+		rules: job.DefaultRules(func() float64 { return 0.5 }),
+	}
+}
+
+// enter counts a call and runs the hook before; leave is to be deferred.
+func (f *fake) enter(method string) error {
+	f.mu.Lock()
+	f.calls[method]++
+	before := f.before
+	f.mu.Unlock()
+	if before != nil {
+		if err := before(method); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	return nil
+}
+
+func (f *fake) leave(method string, err *error) {
+	after := f.after
+	f.mu.Unlock()
+	if after != nil && *err == nil {
+		*err = after(method)
+	}
+}
+
+func (f *fake) hook(before, after func(string) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.before, f.after = before, after
+}
+
+func (f *fake) count(method string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calls[method]
+}
+
+func (f *fake) get(id job.ID) job.Job {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if j := f.jobs[id]; j != nil {
+		return *j
+	}
+	return job.Job{}
+}
+
+// alter changes a session behind everyone's back.
+func (f *fake) alter(id job.ID, fn func(*ledger.Session)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fn(f.sessions[id])
+}
+
+func (f *fake) session(id job.ID) ledger.SessionState {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s := f.sessions[id]; s != nil {
+		return s.State
+	}
+	return ledger.SessionAbsent
+}
+
+func (f *fake) Now(context.Context) (time.Time, error) {
+	if err := f.enter("Now"); err != nil {
+		return time.Time{}, err
+	}
+	defer f.mu.Unlock()
+	return time.Now().Add(f.skew), nil
+}
+
+func (f *fake) Wake(_ context.Context, queues []string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.woken = append(f.woken, queues...)
+	return nil
+}
+
+func (f *fake) Listen(ctx context.Context, _ func(string)) error {
+	<-ctx.Done()
+	return nil
+}
+
+func (f *fake) Upkeep(context.Context, time.Time, ledger.Keep) (ledger.Upkept, error) {
+	return ledger.Upkept{}, nil
+}
+
+func (f *fake) Close() error { return nil }
+
+func (f *fake) Insert(_ context.Context, _ time.Time, items []ledger.Item) (out []ledger.Inserted, err error) {
+	if err := f.enter("Insert"); err != nil {
+		return nil, err
+	}
+	defer f.leave("Insert", &err)
+	f.inserted = append(f.inserted, len(items))
+	for _, it := range items {
+		j := it.Job
+		switch old := f.jobs[j.ID]; {
+		case old != nil && old.Digest == j.Digest:
+			out = append(out, ledger.Inserted{Outcome: ledger.Duplicate, Holder: j.ID, State: old.State})
+			continue
+		case old != nil:
+			out = append(out, ledger.Inserted{Outcome: ledger.IDTaken, Holder: j.ID, State: old.State})
+			continue
+		}
+		if h := f.holder(&j); !h.IsZero() {
+			out = append(out, ledger.Inserted{Outcome: ledger.UniqueHeld, Holder: h})
+			continue
+		}
+		if j.State == job.Ready {
+			f.seq++
+			j.Seq = f.seq
+		}
+		f.jobs[j.ID] = &j
+		out = append(out, ledger.Inserted{Holder: j.ID, State: j.State})
+	}
+	return out, nil
+}
+
+func (f *fake) holder(j *job.Job) job.ID {
+	for _, o := range f.jobs {
+		if j.UniqueKey != "" && o.ID != j.ID && o.Kind == j.Kind && o.UniqueKey == j.UniqueKey && o.HoldsKey() {
+			return o.ID
+		}
+	}
+	return job.ID{}
+}
+
+func (f *fake) Claim(_ context.Context, now time.Time, reqs []ledger.Claim) (out []ledger.Claimed, err error) {
+	if err := f.enter("Claim"); err != nil {
+		return nil, err
+	}
+	defer f.leave("Claim", &err)
+	f.claims = append(f.claims, len(reqs))
+	for _, r := range reqs {
+		if s := f.sessions[r.Session]; s == nil || s.State != ledger.SessionLive {
+			out = append(out, ledger.Claimed{Err: job.ErrSessionLost})
+			continue
+		}
+		var got []job.Job
+		for _, j := range f.ready(r) {
+			if len(got) == r.Max {
+				break
+			}
+			if err := f.rules.Step(j, job.Move{Event: job.Lease, Now: now, Session: r.Session, Call: r.Call}); err != nil {
+				return nil, err
+			}
+			got = append(got, *j)
+		}
+		out = append(out, ledger.Claimed{Jobs: got})
+	}
+	return out, nil
+}
+
+func (f *fake) ready(r ledger.Claim) []*job.Job {
+	var out []*job.Job
+	for _, j := range f.jobs {
+		if j.State == job.Ready && j.Queue == r.Queue && !f.paused[r.Queue] && (len(r.Kinds) == 0 || slices.Contains(r.Kinds, j.Kind)) {
+			out = append(out, j)
+		}
+	}
+	slices.SortFunc(out, func(a, b *job.Job) int {
+		return cmp.Or(cmp.Compare(a.Lane, b.Lane), cmp.Compare(a.Seq, b.Seq))
+	})
+	return out
+}
+
+func (f *fake) Succeed(_ context.Context, now time.Time, items []ledger.Success) (out []bool, err error) {
+	if err := f.enter("Succeed"); err != nil {
+		return nil, err
+	}
+	defer f.leave("Succeed", &err)
+	for _, it := range items {
+		j := f.jobs[it.ID]
+		ok := j != nil && j.State == job.Running && j.Token == it.Token && !f.busy[it.ID]
+		if ok {
+			if _, err := f.rules.Settle(j, it.Token, job.Move{Event: job.Succeed, Now: now, Result: it.Result}); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, ok)
+	}
+	return out, nil
+}
+
+func (f *fake) Apply(_ context.Context, _ time.Time, pick ledger.Pick, fn func(*job.Job) error) (out []ledger.Applied, err error) {
+	if err := f.enter("Apply"); err != nil {
+		return nil, err
+	}
+	defer f.leave("Apply", &err)
+	for _, id := range f.pick(pick) {
+		j := f.jobs[id]
+		switch {
+		case j == nil:
+			out = append(out, ledger.Applied{Err: job.ErrNotFound})
+			continue
+		case f.busy[id] && !pick.Wait:
+			out = append(out, ledger.Applied{Job: *j, Err: job.ErrBusy})
+			continue
+		}
+		next := *j
+		next.Errors = slices.Clone(j.Errors)
+		if err := fn(&next); err != nil {
+			out = append(out, ledger.Applied{Job: *j, From: j.State, Err: err})
+			continue
+		}
+		if h := f.holder(&next); next.HoldsKey() && !j.HoldsKey() && !h.IsZero() {
+			refusal := job.Errorf(job.AlreadyExists, job.ReasonUniqueHeld, "held")
+			refusal.Holder = h
+			out = append(out, ledger.Applied{Job: *j, From: j.State, Err: refusal})
+			continue
+		}
+		if next.State == job.Ready && next.Seq == 0 {
+			f.seq++
+			next.Seq = f.seq
+		}
+		out = append(out, ledger.Applied{Job: next, From: j.State})
+		if next.State == job.Deleted {
+			delete(f.jobs, id)
+			continue
+		}
+		f.jobs[id] = &next
+	}
+	return out, nil
+}
+
+func (f *fake) pick(p ledger.Pick) []job.ID {
+	if p.IDs != nil {
+		return p.IDs
+	}
+	var ids []job.ID
+	for id, j := range f.jobs {
+		if f.picked(p, j) {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b job.ID) int { return slices.Compare(a[:], b[:]) })
+	if p.Dead != nil {
+		slices.Reverse(ids)
+	}
+	return ids[:min(len(ids), p.Limit)]
+}
+
+func (f *fake) picked(p ledger.Pick, j *job.Job) bool {
+	switch {
+	case !p.Due.IsZero():
+		return j.State == job.Scheduled && !j.RunAt.After(p.Due)
+	case !p.Expired.IsZero():
+		return (j.State == job.Scheduled || j.State == job.Ready) && !j.ExpiresAt.IsZero() && !j.ExpiresAt.After(p.Expired)
+	case p.Dead != nil:
+		return j.State == job.Dead && (p.Dead.AfterID.IsZero() || slices.Compare(j.ID[:], p.Dead.AfterID[:]) < 0)
+	}
+	state := ledger.SessionAbsent
+	if s := f.sessions[j.Session]; s != nil {
+		state = s.State
+	}
+	if j.State != job.Running {
+		return false
+	}
+	return state == p.Orphans || p.Orphans == ledger.SessionDrained && state == ledger.SessionAbsent
+}
+
+func (f *fake) OpenSession(_ context.Context, s ledger.Session) (err error) {
+	if err := f.enter("OpenSession"); err != nil {
+		return err
+	}
+	defer f.leave("OpenSession", &err)
+	f.sessions[s.ID] = &s
+	return nil
+}
+
+func (f *fake) Beat(_ context.Context, _ time.Time, ids []job.ID) (out []ledger.SessionState, err error) {
+	if err := f.enter("Beat"); err != nil {
+		return nil, err
+	}
+	defer f.leave("Beat", &err)
+	for _, id := range ids {
+		s := f.sessions[id]
+		if s == nil {
+			out = append(out, ledger.SessionAbsent)
+			continue
+		}
+		s.Beat++
+		out = append(out, s.State)
+	}
+	return out, nil
+}
+
+func (f *fake) MoveSession(_ context.Context, _ time.Time, id job.ID, from []ledger.SessionState, to ledger.SessionState, beat int64) (_ bool, err error) {
+	if err := f.enter("MoveSession"); err != nil {
+		return false, err
+	}
+	defer f.leave("MoveSession", &err)
+	s := f.sessions[id]
+	if s == nil || !slices.Contains(from, s.State) || beat > 0 && s.Beat != beat {
+		return false, nil
+	}
+	if s.State = to; to == ledger.SessionAbsent {
+		delete(f.sessions, id)
+	}
+	return true, nil
+}
+
+func (f *fake) ListSessions(context.Context) (out []ledger.Session, err error) {
+	if err := f.enter("ListSessions"); err != nil {
+		return nil, err
+	}
+	defer f.leave("ListSessions", &err)
+	for _, s := range f.sessions {
+		out = append(out, *s)
+	}
+	return out, nil
+}
+
+func (f *fake) Held(_ context.Context, sessions []job.ID) (out []ledger.Lease, err error) {
+	if err := f.enter("Held"); err != nil {
+		return nil, err
+	}
+	defer f.leave("Held", &err)
+	for _, j := range f.jobs {
+		wanted := slices.Contains(sessions, j.Session) || len(sessions) == 0 && j.CancelRequested
+		if j.State == job.Running && wanted {
+			out = append(out, ledger.Lease{ID: j.ID, Session: j.Session, Token: j.Token, Call: j.Call, CancelRequested: j.CancelRequested})
+		}
+	}
+	return out, nil
+}
+
+func (f *fake) SetPaused(_ context.Context, _ time.Time, queue string, paused bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.paused[queue] = paused
+	return nil
+}
+
+func (f *fake) Paused(context.Context) (out []string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for q, p := range f.paused {
+		if p {
+			out = append(out, q)
+		}
+	}
+	return out, nil
+}
+
+func (f *fake) Counts(context.Context) (out []ledger.Count, err error) {
+	if err := f.enter("Counts"); err != nil {
+		return nil, err
+	}
+	defer f.leave("Counts", &err)
+	for _, j := range f.jobs {
+		i := slices.IndexFunc(out, func(c ledger.Count) bool {
+			return c.Queue == j.Queue && c.Kind == j.Kind && c.State == j.State
+		})
+		if i < 0 {
+			out = append(out, ledger.Count{Queue: j.Queue, Kind: j.Kind, State: j.State})
+			i = len(out) - 1
+		}
+		out[i].N++
+	}
+	return out, nil
+}
+
+func (f *fake) OldestReady(context.Context) (out []ledger.Oldest, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, j := range f.jobs {
+		if j.State == job.Ready {
+			out = append(out, ledger.Oldest{Queue: j.Queue, Kind: j.Kind, Since: j.RunAt})
+		}
+	}
+	return out, nil
+}
+
+func (f *fake) Get(_ context.Context, ids []job.ID) (out []job.Job, err error) {
+	if err := f.enter("Get"); err != nil {
+		return nil, err
+	}
+	defer f.leave("Get", &err)
+	for _, id := range ids {
+		if j := f.jobs[id]; j != nil {
+			out = append(out, *j)
+		}
+	}
+	return out, nil
+}
+
+func (f *fake) List(context.Context, ledger.Query) ([]job.Job, error) { return nil, nil }
+
+func (f *fake) CountDead(_ context.Context, _ ledger.DeadFilter, most int) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, j := range f.jobs {
+		if j.State == job.Dead {
+			n++
+		}
+	}
+	return min(n, most), nil
+}
