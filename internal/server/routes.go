@@ -17,6 +17,7 @@ import (
 func (s *Server) routes(svc *api.Service) http.Handler {
 	mux := http.NewServeMux()
 	options := []connect.HandlerOption{
+		withStrictJSON(),
 		connect.WithReadMaxBytes(svc.ReadMaxBytes()),
 		connect.WithRequestGate(s.admit),
 		connect.WithInterceptors(noteOutcome{}),
