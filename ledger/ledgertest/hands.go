@@ -1,0 +1,39 @@
+package ledgertest
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/errandhq/errand/ledger"
+
+	"github.com/errandhq/errand/job"
+)
+
+// together calls fn from n goroutines at once and fails on their first error.
+func (w *world) together(n int, fn func(i int) error) {
+	w.Helper()
+	var wg sync.WaitGroup
+	errs := make([]error, n)
+	start := make(chan struct{})
+	for i := range n {
+		wg.Go(func() {
+			<-start
+			errs[i] = fn(i)
+		})
+	}
+	close(start)
+	wg.Wait()
+	if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 {
+		w.Fatalf("goroutine %d: %v", i, errs[i])
+	}
+}
+
+// move brings a session to a state.
+func (w *world) move(id job.ID, to ledger.SessionState) {
+	w.Helper()
+	moved, err := w.l.MoveSession(w.ctx, w.now, id, []ledger.SessionState{ledger.SessionLive, ledger.SessionDraining}, to, 0)
+	w.ok(err)
+	if !moved {
+		w.Fatalf("session %s did not move to %s", id, to)
+	}
+}

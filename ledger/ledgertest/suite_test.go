@@ -1,0 +1,13 @@
+package ledgertest
+
+import (
+	"testing"
+
+	"github.com/errandhq/errand/ledger"
+)
+
+// The suite is tested against the model: what the model cannot pass, no ledger
+// could.
+func TestSuiteAgainstModel(t *testing.T) {
+	Run(t, func(testing.TB) ledger.Ledger { return newModel(fixedRules()) }, Features{})
+}
