@@ -37,33 +37,40 @@ func (l *Ledger) OpenSession(ctx context.Context, s ledger.Session) error {
 	})
 }
 
-// Beat implements ledger.Sessions. Sessions that someone is just moving are
-// passed over and answered as they were: nothing here waits.
+// beatPatience bounds how long a Beat waits for another Beat or a MoveSession:
+// nothing else locks a session's row against it, but a process may freeze inside one.
+const beatPatience = "500ms"
+
+// Beat implements ledger.Sessions. A claim is not in its way. Rows are locked in
+// the order of the ids; if one of them is not to be had the sessions are
+// answered as they are, and the next Beat raises their counters.
 func (l *Ledger) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger.SessionState, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
 	states := map[job.ID]ledger.SessionState{}
+	raise := step{
+		sql: `UPDATE errand.session s SET beat = s.beat + 1, beat_at = $2 FROM
+				(SELECT id FROM errand.session WHERE id = ANY ($1::uuid[]) AND state IN (1, 2)
+				ORDER BY id FOR NO KEY UPDATE) AS held
+			WHERE s.id = held.id`,
+		args: []any{uuids(ids), now.UnixMicro()},
+	}
 	err := l.inTx(ctx, "beat", func(t *tx) error {
 		clear(states)
-		return t.commit(ctx,
-			step{
-				sql: `UPDATE errand.session s SET beat = s.beat + 1, beat_at = $2 FROM
-						(SELECT id FROM errand.session WHERE id = ANY ($1::uuid[]) AND state IN (1, 2)
-						ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS free
-					WHERE s.id = free.id`,
-				args: []any{uuids(ids), now.UnixMicro()},
+		if _, err := t.patiently(ctx, beatPatience, func() error { return t.run(ctx, raise) }); err != nil {
+			return err
+		}
+		return t.commit(ctx, step{
+			sql:  "SELECT id, state FROM errand.session WHERE id = ANY ($1::uuid[])",
+			args: []any{uuids(ids)},
+			scan: func(rows pgx.Rows) error {
+				r := rowReader{vals: rows.RawValues()}
+				id := r.uuid()
+				states[id] = ledger.SessionState(r.int2())
+				return r.err
 			},
-			step{
-				sql:  "SELECT id, state FROM errand.session WHERE id = ANY ($1::uuid[])",
-				args: []any{uuids(ids)},
-				scan: func(rows pgx.Rows) error {
-					r := rowReader{vals: rows.RawValues()}
-					id := r.uuid()
-					states[id] = ledger.SessionState(r.int2())
-					return r.err
-				},
-			})
+		})
 	})
 	if err != nil {
 		return nil, err
