@@ -161,7 +161,7 @@ func (t *tx) takeKeys(ctx context.Context, now time.Time, takers []*picked) erro
 	}
 	return t.run(ctx, append(takeUniqueSteps(now, scopes, keys, ids, until), step{
 		sql: `SELECT u.n, k.job FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS u (s, k, n)
-			JOIN errand.unique_key k ON k.scope = u.s AND k.key = u.k`,
+			CROSS JOIN LATERAL (SELECT job FROM errand.unique_key WHERE scope = u.s AND key = u.k OFFSET 0) AS k`,
 		args: []any{scopes, keys},
 		scan: func(rows pgx.Rows) error {
 			r := rowReader{vals: rows.RawValues()}

@@ -368,8 +368,10 @@ func freeKeySteps(jobs []*job.Job) []step {
 		scopes[i], keys[i], ids[i] = j.Kind, j.UniqueKey, j.ID
 	}
 	return []step{{
-		sql: `DELETE FROM errand.unique_key k USING unnest($1::text[], $2::text[], $3::uuid[]) AS u (s, k, j)
-			WHERE k.scope = u.s AND k.key = u.k AND k.job = u.j`,
+		sql: `DELETE FROM errand.unique_key WHERE ctid = ANY (ARRAY (
+			SELECT h.place FROM unnest($1::text[], $2::text[], $3::uuid[]) AS u (s, k, j) CROSS JOIN LATERAL (
+				SELECT k.ctid AS place FROM errand.unique_key k
+				WHERE k.scope = u.s AND k.key = u.k AND k.job = u.j FOR UPDATE) AS h))`,
 		args: []any{scopes, keys, uuids(ids)},
 	}}
 }

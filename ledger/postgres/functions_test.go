@@ -15,8 +15,8 @@ import (
 	"github.com/errandhq/errand/ledger"
 )
 
-// user connects as a program of another language would: with nothing of Errand's.
-func user(t testing.TB, dsn string) *pgx.Conn {
+// connect connects as a program of another language would: with nothing of Errand's.
+func connect(t testing.TB, dsn string) *pgx.Conn {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
@@ -51,7 +51,7 @@ func promote(t testing.TB, l *Ledger) int {
 
 func TestEnqueueV1StoresWhatItIsTold(t *testing.T) {
 	dsn := testenv.Postgres(t)
-	l, c := openAt(t, dsn, Options{}), user(t, dsn)
+	l, c := openAt(t, dsn, Options{}), connect(t, dsn)
 	want := newID()
 	id, dup, err := enqueue(t, c, "mail", `{"id":"`+want.String()+`","queue":"out","priority":2,"max_attempts":3,"timeout":1.5,"expires_in":"1 hour",
 		"tags":["a","b c"],"unique_key":"u","unique_mode":"until_done","content_type":"text/plain","trace_parent":"00-aa"}`)
@@ -78,7 +78,7 @@ func TestEnqueueV1StoresWhatItIsTold(t *testing.T) {
 
 func TestEnqueueV1Defaults(t *testing.T) {
 	dsn := testenv.Postgres(t)
-	l, c := openAt(t, dsn, Options{}), user(t, dsn)
+	l, c := openAt(t, dsn, Options{}), connect(t, dsn)
 	var id job.ID
 	if err := c.QueryRow(t.Context(), "SELECT id FROM errand.enqueue_v1('k', NULL)").Scan(&id); err != nil {
 		t.Fatal(err)
@@ -103,7 +103,7 @@ func TestEnqueueV1Defaults(t *testing.T) {
 func TestEnqueueV1Repeats(t *testing.T) {
 	dsn := testenv.Postgres(t)
 	openAt(t, dsn, Options{})
-	c := user(t, dsn)
+	c := connect(t, dsn)
 	id := newID().String()
 	for i, c2 := range []struct {
 		options, reason string
@@ -140,7 +140,7 @@ func detail(err error) string {
 
 func TestEnqueueV1RefusesBadInput(t *testing.T) {
 	dsn := testenv.Postgres(t)
-	l, c := openAt(t, dsn, Options{}), user(t, dsn)
+	l, c := openAt(t, dsn, Options{}), connect(t, dsn)
 	long := strings.Repeat("x", 200)
 	for _, options := range []string{
 		`[]`, `{"prio":1}`, `{"queue":"` + long + `"}`, `{"queue":" q"}`, `{"queue":"a\u0007"}`, `{"priority":10}`, `{"priority":-1}`,
@@ -173,7 +173,7 @@ func TestEnqueueV1RefusesBadInput(t *testing.T) {
 
 func TestCompleteV1(t *testing.T) {
 	dsn := testenv.Postgres(t)
-	l, c := openAt(t, dsn, Options{}), user(t, dsn)
+	l, c := openAt(t, dsn, Options{}), connect(t, dsn)
 	j := ready("q", "k")
 	j.UniqueKey, j.UniqueMode = "u", job.UntilDone
 	insert(t, l, fresh(j))
@@ -216,7 +216,7 @@ func TestCompleteV1(t *testing.T) {
 // key, who is told after about a second; its job is found after the commit.
 func TestHeldEnqueueTx(t *testing.T) {
 	dsn := testenv.Postgres(t)
-	l, c := openAt(t, dsn, Options{}), user(t, dsn)
+	l, c := openAt(t, dsn, Options{}), connect(t, dsn)
 	s := session(t, l)
 	tx, err := c.Begin(t.Context())
 	if err != nil {

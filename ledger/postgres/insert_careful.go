@@ -219,7 +219,9 @@ func (c *careful) takeUnique(ctx context.Context, round []int) ([]int, error) {
 		return rest, nil
 	}
 	return rest, c.t.run(ctx, step{
-		sql:  "DELETE FROM errand.idempotency i USING unnest($1::text[], $2::text[]) AS u (c, k) WHERE i.caller = u.c AND i.key = u.k",
+		sql: `DELETE FROM errand.idempotency WHERE ctid = ANY (ARRAY (
+			SELECT h.place FROM unnest($1::text[], $2::text[]) AS u (c, k) CROSS JOIN LATERAL (
+				SELECT i.ctid AS place FROM errand.idempotency i WHERE i.caller = u.c AND i.key = u.k OFFSET 0) AS h))`,
 		args: []any{callers, keys},
 	})
 }
@@ -286,7 +288,7 @@ func (c *careful) insertIdempotency(ctx context.Context, keyed []int, held map[i
 		}},
 		step{
 			sql: `SELECT u.n, i.job, i.digest FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS u (c, k, n)
-				JOIN errand.idempotency i ON i.caller = u.c AND i.key = u.k`,
+				CROSS JOIN LATERAL (SELECT job, digest FROM errand.idempotency WHERE caller = u.c AND key = u.k OFFSET 0) AS i`,
 			args: []any{callers, keys},
 		})
 }
@@ -305,7 +307,7 @@ func (c *careful) insertUnique(ctx context.Context, keyed []int, held map[int]ho
 		takeUniqueSteps(c.now, scopes, keys, ids, until),
 		step{
 			sql: `SELECT u.n, k.job, 0::bigint FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS u (s, k, n)
-				JOIN errand.unique_key k ON k.scope = u.s AND k.key = u.k`,
+				CROSS JOIN LATERAL (SELECT job FROM errand.unique_key WHERE scope = u.s AND key = u.k OFFSET 0) AS k`,
 			args: []any{scopes, keys},
 		})
 }
@@ -315,8 +317,10 @@ func (c *careful) insertUnique(ctx context.Context, keyed []int, held map[int]ho
 func takeUniqueSteps(now time.Time, scopes, keys []string, ids []job.ID, until []int64) []step {
 	return []step{
 		{
-			sql: `DELETE FROM errand.unique_key k USING unnest($1::text[], $2::text[]) AS u (s, k)
-				WHERE k.scope = u.s AND k.key = u.k AND k.until <= $3`,
+			sql: `DELETE FROM errand.unique_key WHERE ctid = ANY (ARRAY (
+				SELECT h.place FROM unnest($1::text[], $2::text[]) AS u (s, k) CROSS JOIN LATERAL (
+					SELECT k.ctid AS place FROM errand.unique_key k
+					WHERE k.scope = u.s AND k.key = u.k AND k.until <= $3 FOR UPDATE) AS h))`,
 			args: []any{scopes, keys, now.UnixMicro()},
 		},
 		{

@@ -14,12 +14,17 @@ import (
 
 // succeedSQL moves running jobs into the archive, as job.Rules.Settle does for
 // Succeed. Rows that another transaction has locked are passed over.
+//
+// Rows are looked up one by one through the primary key, by subqueries that the
+// planner cannot turn round: a plain join it would, while a table is small, drive
+// from a whole index of the table, and keep that plan when the table has grown.
+// "state + 0" keeps it from the partial indexes, which have no id.
 var succeedSQL = fmt.Sprintf(`WITH held AS MATERIALIZED (
-		SELECT j.ctid AS place, u.result AS outcome
+		SELECT h.place, u.result AS outcome
 		FROM unnest($1::uuid[], $2::bigint[], $3::bytea[]) AS u (id, token, result)
-		JOIN errand.job j ON j.id = u.id
-		WHERE j.token = u.token AND j.state = %[1]d
-		FOR UPDATE OF j SKIP LOCKED),
+		CROSS JOIN LATERAL (
+			SELECT j.ctid AS place FROM errand.job j
+			WHERE j.id = u.id AND j.token = u.token AND j.state + 0 = %[1]d FOR UPDATE SKIP LOCKED) AS h),
 	gone AS (
 		DELETE FROM errand.job j USING held h WHERE j.ctid = h.place
 		RETURNING j.*, h.outcome),
@@ -31,8 +36,11 @@ var succeedSQL = fmt.Sprintf(`WITH held AS MATERIALIZED (
 		CROSS JOIN (VALUES (%[1]d::smallint, 0::bigint, -1), (%[4]d::smallint, $5::bigint, 1)) AS c (state, slice, sign)
 		GROUP BY g.queue, g.kind, c.state, c.slice, c.sign),
 	freed AS (
-		DELETE FROM errand.unique_key k USING gone g
-		WHERE g.unique_mode = %[5]d AND k.scope = g.kind AND k.key = g.unique_key AND k.job = g.id)
+		DELETE FROM errand.unique_key WHERE ctid = ANY (ARRAY (
+			SELECT h.place FROM gone g CROSS JOIN LATERAL (
+				SELECT k.ctid AS place FROM errand.unique_key k
+				WHERE k.scope = g.kind AND k.key = g.unique_key AND k.job = g.id FOR UPDATE) AS h
+			WHERE g.unique_mode = %[5]d)))
 	SELECT id, token FROM gone`,
 	job.Running, coldsql.ColumnList, succeededRow(), job.Succeeded, job.UntilDone)
 

@@ -8,19 +8,21 @@ import (
 )
 
 // updateSQL writes the columns that a transition among the live states changes.
+// The rows are locked. For the form of the look-up see succeedSQL.
 const updateSQL = `UPDATE errand.job j SET state = u.state, lane = u.lane, seq = u.seq, run_at = u.run_at,
 		expires_at = u.expires_at, leased_at = u.leased_at, done_at = u.done_at,
 		attempt = u.attempt, crashes = u.crashes, redrives = u.redrives, token = u.token, version = u.version,
 		session = u.session, call = u.call, settled_token = u.settled_token, settled_as = u.settled_as,
 		cancel_requested = u.cancel_requested, reason = u.reason, progress = u.progress,
 		errors = u.errors, last_error = u.last_error
-	FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::bigint[],
+	FROM (SELECT h.place, v.* FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::bigint[],
 		$6::bigint[], $7::bigint[], $8::bigint[], $9::integer[], $10::integer[], $11::integer[], $12::bigint[], $13::bigint[],
 		$14::uuid[], $15::bigint[], $16::bigint[], $17::smallint[], $18::boolean[], $19::text[], $20::bytea[],
 		$21::text[], $22::text[])
-		AS u (id, state, lane, seq, run_at, expires_at, leased_at, done_at, attempt, crashes, redrives, token, version,
+		AS v (id, state, lane, seq, run_at, expires_at, leased_at, done_at, attempt, crashes, redrives, token, version,
 			session, call, settled_token, settled_as, cancel_requested, reason, progress, errors, last_error)
-	WHERE j.id = u.id`
+		CROSS JOIN LATERAL (SELECT ctid AS place FROM errand.job WHERE id = v.id OFFSET 0) AS h) AS u
+	WHERE j.ctid = u.place`
 
 // updateSteps updates live jobs in place.
 func updateSteps(jobs []*job.Job) []step {
