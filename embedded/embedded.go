@@ -1,0 +1,142 @@
+// Package embedded runs Errand inside the caller's process: the same rules on
+// the same ledgers, by direct calls, with no server to start and nothing on the
+// network. What is written against the *errand.Client that Open returns runs
+// unchanged against a server later: only Open becomes errand.Dial.
+//
+// A SQLite file belongs to one process at a time. A PostgreSQL database may be
+// shared by any number of processes, embedded or servers, all alike.
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/errandhq/errand"
+	"github.com/errandhq/errand/internal/api"
+	"github.com/errandhq/errand/internal/config"
+	"github.com/errandhq/errand/internal/engine"
+	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
+	"github.com/errandhq/errand/ledger/postgres"
+	"github.com/errandhq/errand/ledger/sqlite"
+)
+
+// Config sets an embedded Errand. Ledger or Path is needed; every other zero
+// value means the default.
+type Config struct {
+	Ledger string // sqlite:PATH or postgres://…
+	Path   string // short for Ledger "sqlite:" + Path
+
+	SessionTTL      time.Duration    // 30 s: a worker not heard of for so long is dead
+	PollInterval    time.Duration    // 500 ms: how late new work of other processes is noticed, at worst
+	MaxPayload      int              // 1 MiB, in bytes
+	MaxDepth        map[string]int64 // no bound: scheduled and ready jobs a queue; "*" for all others
+	CrashLimit      int              // 3: crashes that make a job dead
+	BackoffBase     time.Duration    // 1 s: ceiling of the delay before the second attempt
+	BackoffCap      time.Duration    // 1 h: no retry waits longer
+	ArchiveKeep     time.Duration    // 24 h: how long succeeded and cancelled jobs are kept
+	DeadKeep        time.Duration    // for ever: how long dead letters are kept
+	IdempotencyKeep time.Duration    // 24 h: how long idempotency keys are kept
+	Logger          *slog.Logger     // discards
+}
+
+// Open opens the ledger, which is made or brought up to date as needed, and
+// starts an engine on it. The engine runs until the client's Close, which
+// answers the calls under way, stops the engine and closes the ledger: stop
+// workers first. ctx bounds Open alone.
+//
+// Errors are *errand.Error: ReasonLedgerLocked if another process has the
+// SQLite file, ReasonLedgerDown if PostgreSQL cannot be reached, InvalidArgument
+// for a setting out of its bounds.
+func Open(ctx context.Context, c Config) (*errand.Client, error) {
+	settings, addr, err := c.settings()
+	if err != nil {
+		return nil, &errand.Error{Code: errand.CodeInvalidArgument, Reason: errand.Reason(job.ReasonBadField), Message: err.Error(), Err: err}
+	}
+	log := c.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	l, err := openLedger(ctx, addr, log)
+	if err != nil {
+		return nil, openError(addr, err)
+	}
+	e := engine.New(l, settings.Engine(log))
+	svc := api.New(e, api.Config{
+		Version: errand.Version, Ledger: addr.Engine, MaxPayload: int(settings.MaxPayload), Logger: log,
+	})
+	in := start(e, l, svc)
+	return errand.NewClient(in, in.close), nil
+}
+
+// settings checks c as the settings of a server are checked.
+func (c Config) settings() (config.Server, config.Ledger, error) {
+	s := config.Default()
+	s.Ledger = c.Ledger
+	if c.Path != "" {
+		if c.Ledger != "" {
+			return s, config.Ledger{}, fmt.Errorf("Ledger and Path are both set: set one of the two")
+		}
+		s.Ledger = config.SQLite + ":" + c.Path
+	}
+	if s.Ledger == "" {
+		return s, config.Ledger{}, fmt.Errorf("no ledger is named: set Path to a file's name, or Ledger")
+	}
+	for to, from := range map[*time.Duration]time.Duration{
+		&s.SessionTTL: c.SessionTTL, &s.PollInterval: c.PollInterval,
+		&s.BackoffBase: c.BackoffBase, &s.BackoffCap: c.BackoffCap,
+		&s.ArchiveKeep: c.ArchiveKeep, &s.DeadKeep: c.DeadKeep, &s.IdempotencyKeep: c.IdempotencyKeep,
+	} {
+		if from != 0 {
+			*to = from
+		}
+	}
+	if c.MaxPayload != 0 {
+		s.MaxPayload = config.Size(c.MaxPayload)
+	}
+	if c.CrashLimit != 0 {
+		s.CrashLimit = c.CrashLimit
+	}
+	s.MaxDepth = c.MaxDepth
+	if err := s.Check(); err != nil {
+		return s, config.Ledger{}, err
+	}
+	addr, err := s.LedgerAddress()
+	return s, addr, err
+}
+
+func openLedger(ctx context.Context, addr config.Ledger, log *slog.Logger) (ledger.Ledger, error) {
+	if addr.Engine == config.Postgres {
+		return postgres.Open(ctx, addr.DSN, postgres.Options{Logger: log})
+	}
+	return sqlite.Open(ctx, addr.Path, sqlite.Options{Logger: log})
+}
+
+// openError speaks to the program's author, who may see what went wrong, but
+// not the address's password.
+func openError(addr config.Ledger, err error) error {
+	return &errand.Error{
+		Code: errand.Code(job.CodeOf(err)), Reason: errand.Reason(job.ReasonOf(err)),
+		Message: fmt.Sprintf("open ledger %s: %v", addr, err), Err: err,
+	}
+}
+
+// start runs the engine until the service's close.
+func start(e *engine.Engine, l ledger.Ledger, svc *api.Service) *service {
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	s := &service{api: svc}
+	s.close = sync.OnceValue(func() error {
+		s.shut()
+		e.Drain()
+		s.calls.Wait()
+		stop()
+		return errors.Join(<-ended, l.Close())
+	})
+	return s
+}
