@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -55,6 +56,17 @@ func (k *keeper) worker(session job.ID) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.names[session]
+}
+
+// meet remembers the name of a session that was opened here, before the next
+// look at all of them. The map is replaced, for readers hold on to it.
+func (k *keeper) meet(session job.ID, name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	names := make(map[job.ID]string, len(k.names)+1)
+	maps.Copy(names, k.names)
+	names[session] = name
+	k.names = names
 }
 
 func (k *keeper) learn(list []ledger.Session) map[job.ID]string {

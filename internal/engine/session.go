@@ -201,6 +201,7 @@ func (e *Engine) OpenSession(ctx context.Context, s ledger.Session) (ttl time.Du
 	known.mu.Lock()
 	known.window = ^uint64(0) // opened here: no call went elsewhere before
 	known.mu.Unlock()
+	e.keeper.meet(s.ID, s.Worker)
 	e.log.Info("session opened", "session", s.ID, "worker", s.Worker, "queues", s.Queues, "concurrency", s.Concurrency)
 	return e.conf.SessionTTL, nil
 }
