@@ -68,8 +68,10 @@ type claimSeed struct {
 // request is a claim under way.
 type request struct {
 	*ledger.Claim
+	index int // in the call
 	lanes []laneKey
 	gens  map[laneKey]int64
+	lows  map[laneKey]int64 // where the claim began
 	jobs  []job.Job
 	bytes int64 // left
 	seen  int   // by the last statement
@@ -85,39 +87,44 @@ func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 		return nil, err
 	}
 	var answers []ledger.Claimed
-	var work []*request
-	err := l.inTx(ctx, "claim", func(t *tx) error {
-		answers, work = make([]ledger.Claimed, len(reqs)), nil
-		seed, err := t.claimSeed(ctx, reqs)
-		if err != nil {
-			return err
-		}
-		byIndex := map[*request]int{}
-		for i := range reqs {
-			switch r := &reqs[i]; {
-			case !seed.live[r.Session]:
-				answers[i].Err = job.ErrSessionLost
-			case !seed.paused[r.Queue] && r.Max > 0:
-				w := l.newRequest(r, seed)
-				byIndex[w] = i
-				work = append(work, w)
-			}
-		}
-		if err := t.claimAll(ctx, now, seed, work); err != nil {
-			return err
-		}
-		for w, i := range byIndex {
-			answers[i].Jobs = w.jobs
-		}
-		return t.commit(ctx, claimedSteps(work)...)
+	err := l.inTx(ctx, "claim", func(t *tx) (err error) {
+		answers, err = t.claim(ctx, now, reqs)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range work {
-		l.advance(w)
-	}
 	return answers, nil
+}
+
+// claim is one try.
+func (t *tx) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) (answers []ledger.Claimed, err error) {
+	seed, err := t.claimSeed(ctx, reqs)
+	if err != nil {
+		return nil, err
+	}
+	answers = make([]ledger.Claimed, len(reqs))
+	var work []*request
+	for i := range reqs {
+		switch r := &reqs[i]; {
+		case !seed.live[r.Session]:
+			answers[i].Err = job.ErrSessionLost
+		case !seed.paused[r.Queue] && r.Max > 0:
+			work = append(work, newRequest(r, i, seed))
+		}
+	}
+	defer func() {
+		if err != nil {
+			t.l.marks.retreat(work)
+		}
+	}()
+	if err := t.claimAll(ctx, now, seed, work); err != nil {
+		return nil, err
+	}
+	for _, w := range work {
+		answers[w.index].Jobs = w.jobs
+	}
+	return answers, t.commit(ctx, claimedSteps(work)...)
 }
 
 // lanesOf returns the lanes with marks that the requests may read.
@@ -205,8 +212,8 @@ func textSet(sql string, arg []string, set map[string]bool) step {
 	}}
 }
 
-func (l *Ledger) newRequest(r *ledger.Claim, seed claimSeed) *request {
-	w := &request{Claim: r, gens: map[laneKey]int64{}, bytes: int64(r.MaxBytes)}
+func newRequest(r *ledger.Claim, index int, seed claimSeed) *request {
+	w := &request{Claim: r, index: index, gens: map[laneKey]int64{}, lows: map[laneKey]int64{}, bytes: int64(r.MaxBytes)}
 	if r.MaxBytes <= 0 {
 		w.bytes = math.MaxInt64
 	}
@@ -236,6 +243,14 @@ func (t *tx) claimAll(ctx context.Context, now time.Time, seed claimSeed, work [
 			asked[w.Session] = took
 		}
 	}
+	// One at a time: claims of a process that look at the same moment would all
+	// walk over the rows that the others lock. The commits overlap.
+	select {
+	case t.l.claiming <- struct{}{}:
+		defer func() { <-t.l.claiming }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	for range claimRounds {
 		var steps []step
 		for _, w := range work {
@@ -253,6 +268,7 @@ func (t *tx) claimAll(ctx context.Context, now time.Time, seed claimSeed, work [
 	}
 	for _, w := range work {
 		w.sort()
+		t.l.advance(w)
 	}
 	return nil
 }
@@ -301,7 +317,7 @@ func (l *Ledger) claimStep(now time.Time, w *request, lanes []laneKey) step {
 	for i, k := range lanes {
 		low, gen := l.marks.start(k)
 		if _, ok := w.gens[k]; !ok {
-			w.gens[k] = gen
+			w.gens[k], w.lows[k] = gen, low
 		}
 		kinds[i], numbers[i], lows[i] = k.kind, int16(k.lane), low
 		if !slices.Contains(distinct, numbers[i]) {
@@ -376,7 +392,9 @@ func freeKeySteps(jobs []*job.Job) []step {
 	}}
 }
 
-// advance raises the marks of the lanes that a committed claim took from.
+// advance raises the marks of the lanes that a claim took from, before it has
+// committed: the next claim of the process need not walk over its rows. If it does not
+// commit, retreat takes that back.
 func (l *Ledger) advance(w *request) {
 	last := map[laneKey]int64{}
 	for i := range w.jobs {

@@ -1,7 +1,7 @@
 // Package postgres keeps the ledger in PostgreSQL, in a schema of its own
 // named errand, for any number of processes alike.
 //
-// How the hot path goes (the numbers are in docs/decisions):
+// How the hot path goes:
 //
 //   - An insert is one COPY with its counter deltas: it updates and locks no row.
 //   - A claim reads each lane (queue, kind, priority) from an in-memory

@@ -320,7 +320,7 @@ func takeUniqueSteps(now time.Time, scopes, keys []string, ids []job.ID, until [
 			sql: `DELETE FROM errand.unique_key WHERE ctid = ANY (ARRAY (
 				SELECT h.place FROM unnest($1::text[], $2::text[]) AS u (s, k) CROSS JOIN LATERAL (
 					SELECT k.ctid AS place FROM errand.unique_key k
-					WHERE k.scope = u.s AND k.key = u.k AND k.until <= $3 FOR UPDATE) AS h))`,
+					WHERE k.scope = u.s AND k.key = u.k AND coalesce(k.until, 9223372036854775807) <= $3 FOR UPDATE) AS h))`,
 			args: []any{scopes, keys, now.UnixMicro()},
 		},
 		{

@@ -92,8 +92,8 @@ func (m *marks) start(k laneKey) (low, gen int64) {
 	return 0, 0
 }
 
-// advance raises the mark after a claim that took the lane's jobs up to seq has
-// committed. A mark that was pulled back since the claim began stays.
+// advance raises the mark for a claim that took the lane's jobs up to seq. A
+// mark that was pulled back since the claim began stays.
 func (m *marks) advance(k laneKey, gen, seq int64) {
 	if k.lane < 0 {
 		return
@@ -105,14 +105,18 @@ func (m *marks) advance(k laneKey, gen, seq int64) {
 	}
 }
 
-// floorOf returns below which number the lane surely has nothing ready.
-func (m *marks) floorOf(k laneKey) int64 {
+// retreat pulls the marks back to where claims began that did not commit.
+func (m *marks) retreat(work []*request) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if v := m.lanes[k]; v != nil {
-		return v.floor
+	for _, w := range work {
+		for k, low := range w.lows {
+			if v := m.lanes[k]; v != nil && v.low > low {
+				v.low = low
+				v.gen++
+			}
+		}
 	}
-	return 0
 }
 
 // due returns those of the lanes that have not been rescanned lately, each with

@@ -56,6 +56,7 @@ type Ledger struct {
 	pooler    bool
 	log       *slog.Logger
 	marks     *marks
+	claiming  chan struct{} // holds the one claim that is looking for rows
 	slices    sliceSet
 
 	closed sync.Once
@@ -78,7 +79,7 @@ func Open(ctx context.Context, dsn string, opts Options) (*Ledger, error) {
 	if err != nil {
 		return nil, wrap("open", err)
 	}
-	l := &Ledger{pool: pool, db: stdlib.OpenDBFromPool(pool), pooler: pooler, log: opts.Logger, marks: newMarks()}
+	l := &Ledger{pool: pool, db: stdlib.OpenDBFromPool(pool), pooler: pooler, log: opts.Logger, marks: newMarks(), claiming: make(chan struct{}, 1)}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}

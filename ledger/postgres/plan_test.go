@@ -6,21 +6,32 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/errandhq/errand/job"
 )
 
-// explain returns the plan of a statement as the ledger's transactions get it.
-func explain(t *testing.T, l *Ledger, sql string, args ...any) string {
+// explain returns the plan of a statement as the ledger's transactions get it:
+// the generic one.
+func explain(t *testing.T, l *Ledger, sql string, params int) string {
 	t.Helper()
+	nulls := strings.TrimSuffix(strings.Repeat("NULL, ", params), ", ")
 	var b strings.Builder
 	err := l.inTx(t.Context(), "explain", func(tx *tx) error {
-		return tx.run(t.Context(), step{sql: "EXPLAIN " + sql, args: args, scan: func(r pgx.Rows) error {
-			var line string
-			err := r.Scan(&line)
-			b.WriteString(line + "\n")
+		if err := tx.run(t.Context()); err != nil {
 			return err
-		}})
+		}
+		if _, err := tx.conn.Exec(t.Context(), "PREPARE hot AS "+sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+			return err
+		}
+		rows, err := tx.conn.Query(t.Context(), "EXPLAIN EXECUTE hot ("+nulls+")", pgx.QueryExecModeSimpleProtocol)
+		if err != nil {
+			return err
+		}
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		b.WriteString(strings.Join(lines, "\n"))
+		_, err = tx.conn.Exec(t.Context(), "DEALLOCATE hot", pgx.QueryExecModeSimpleProtocol)
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -33,22 +44,17 @@ func explain(t *testing.T, l *Ledger, sql string, args ...any) string {
 func TestPlans(t *testing.T) {
 	l := open(t)
 	check := func(when string) {
-		ids, tokens := make([]job.ID, 100), make([]int64, 100)
-		for i := range ids {
-			ids[i], tokens[i] = newID(), 1
-		}
-		plan := explain(t, l, succeedSQL, uuids(ids), tokens, make([][]byte, 100), int64(1), int64(0))
-		expect(t, when+": succeed", plan, "using job_pkey", "Tid Scan")
-		plan = explain(t, l, claimSQL, "q", []string{"k"}, []int16{5}, []int64{0}, []int16{5}, 100, int64(1), uuidArg(newID()), int64(1), int64(1<<40), true)
-		expect(t, when+": claim", plan, "using job_ready", "Tid Scan")
-		plan = explain(t, l, firstReadySQL, []string{"q"}, []string{"k"}, []int16{5}, []int64{0}, []int64{9}, int64(1))
-		expect(t, when+": rescan", plan, "job_ready")
-		plan = explain(t, l, updateSQL, updateSteps([]*job.Job{{ID: ids[0]}})[0].args...)
-		expect(t, when+": update", plan, "using job_pkey")
-		plan = explain(t, l, "SELECT id FROM errand.job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE SKIP LOCKED", uuids(ids))
-		expect(t, when+": lock by id", plan, "using job_pkey")
-		plan = explain(t, l, "SELECT ctid FROM errand.job WHERE state = 1 AND run_at <= $1 ORDER BY run_at LIMIT $2 FOR UPDATE SKIP LOCKED", int64(1), 10)
-		expect(t, when+": due", plan, "using job_due")
+		expect(t, when+": succeed", explain(t, l, succeedSQL, 5), "using job_pkey", "using unique_key_pkey", "Tid Scan")
+		expect(t, when+": claim", explain(t, l, claimSQL, 11), "using job_ready", "Tid Scan")
+		expect(t, when+": rescan", explain(t, l, firstReadySQL, 6), "job_ready")
+		expect(t, when+": update", explain(t, l, updateSQL, 22), "using job_pkey", "Tid Scan")
+		expect(t, when+": lock by id",
+			explain(t, l, "SELECT id FROM errand.job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE SKIP LOCKED", 1), "using job_pkey")
+		expect(t, when+": due",
+			explain(t, l, "SELECT ctid FROM errand.job WHERE state = 1 AND run_at <= $1 ORDER BY run_at LIMIT $2 FOR UPDATE SKIP LOCKED", 2),
+			"using job_due")
+		key := takeUniqueSteps(now(), nil, nil, nil, nil)[0].sql
+		expect(t, when+": ended windows", explain(t, l, key, 3), "using unique_key_pkey", "Tid Scan")
 	}
 	check("no statistics")
 	c := connect(t, l.listenDSN)

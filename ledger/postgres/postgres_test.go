@@ -1,9 +1,10 @@
 package postgres
 
 import (
-	"context"
 	"crypto/rand"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -177,47 +178,72 @@ func TestApplyMovesJobs(t *testing.T) {
 	}
 }
 
-// BenchmarkInsert and BenchmarkClaimSucceed count jobs, in batches of 1000.
+// The benchmarks count jobs, in batches of 1000 from as many hands as keep a
+// small server busy.
+const hands = 3
+
+// inHands calls fn n times, shared among the hands.
+func inHands(n int, fn func()) {
+	var wg sync.WaitGroup
+	var left atomic.Int64
+	left.Store(int64(n))
+	for range hands {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				fn()
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func BenchmarkInsert(b *testing.B) {
 	l := open(b)
 	payload := make([]byte, 100)
 	_, _ = rand.Read(payload)
-	items := batch(1000, "q", "k")
 	b.ResetTimer()
-	for n := 0; n < b.N; n += 1000 {
+	inHands((b.N+999)/1000, func() {
+		items := batch(1000, "q", "k")
 		for i := range items {
-			items[i].Job.ID, items[i].Job.Payload = newID(), payload
+			items[i].Job.Payload = payload
 		}
-		insert(b, l, items)
-	}
+		if _, err := l.Insert(b.Context(), now(), items); err != nil {
+			b.Error(err)
+		}
+	})
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
 }
 
 func BenchmarkClaimSucceed(b *testing.B) {
 	l := open(b)
 	s := session(b, l)
-	for n := 0; n < b.N; n += 1000 {
-		insert(b, l, batch(1000, "q", "k"))
-	}
-	b.ResetTimer()
-	settled := make(chan []job.Job, 2)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for jobs := range settled {
-			items := make([]ledger.Success, len(jobs))
-			for i := range jobs {
-				items[i] = ledger.Success{ID: jobs[i].ID, Token: jobs[i].Token}
-			}
-			if _, err := l.Succeed(context.Background(), now(), items); err != nil {
-				b.Error(err)
-			}
+	n := (b.N + 999) / 1000
+	inHands(n, func() {
+		if _, err := l.Insert(b.Context(), now(), batch(1000, "q", "k")); err != nil {
+			b.Error(err)
 		}
-	}()
-	for n := 0; n < b.N; n += 1000 {
-		settled <- claim(b, l, s, "q", 1000, "k")
-	}
-	close(settled)
-	<-done
+	})
+	var claiming, settling atomic.Int64
+	b.ResetTimer()
+	inHands(n, func() {
+		start := time.Now()
+		out, err := l.Claim(b.Context(), now(), []ledger.Claim{{Session: s, Call: 1, Queue: "q", Kinds: []string{"k"}, Max: 1000, MaxBytes: 4 << 20}})
+		if err != nil || out[0].Err != nil {
+			b.Errorf("claim: %v %v", err, out)
+			return
+		}
+		claiming.Add(int64(time.Since(start)))
+		items := make([]ledger.Success, len(out[0].Jobs))
+		for i := range items {
+			items[i] = ledger.Success{ID: out[0].Jobs[i].ID, Token: out[0].Jobs[i].Token}
+		}
+		start = time.Now()
+		if _, err := l.Succeed(b.Context(), now(), items); err != nil {
+			b.Error(err)
+		}
+		settling.Add(int64(time.Since(start)))
+	})
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
+	b.ReportMetric(float64(claiming.Load())/1e6/float64(n), "ms/claim")
+	b.ReportMetric(float64(settling.Load())/1e6/float64(n), "ms/settle")
 }
