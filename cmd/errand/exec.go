@@ -71,7 +71,7 @@ func (r *runner) run(ctx context.Context, payload []byte, env []string) outcome 
 	if n := stdout.dropped; n > 0 {
 		r.warn("the result was cut to its first %d bytes; %d more were dropped", job.MaxResult, n)
 	}
-	return outcomeOf(ctx, err, stdout.Bytes(), stderr.text())
+	return outcomeOf(ctx, err, stdout.head, stderr.text())
 }
 
 func outcomeOf(ctx context.Context, err error, stdout []byte, stderr string) outcome {
@@ -94,15 +94,15 @@ func outcomeOf(ctx context.Context, err error, stdout []byte, stderr string) out
 
 // headBuffer keeps the first bytes written to it, and counts the others.
 type headBuffer struct {
-	bytes.Buffer
+	head    []byte
 	most    int
 	dropped int
 }
 
 func (b *headBuffer) Write(p []byte) (int, error) {
-	keep := min(len(p), b.most-b.Len())
+	keep := min(len(p), b.most-len(b.head))
 	b.dropped += len(p) - keep
-	b.Buffer.Write(p[:keep])
+	b.head = append(b.head, p[:keep]...)
 	return len(p), nil
 }
 
