@@ -128,7 +128,11 @@ func names(jobs []job.Job) []engine.Held {
 // settle settles one job.
 func (w *world) settle(s job.ID, j job.Job, ev job.Event) engine.Settled {
 	w.t.Helper()
-	out, err := w.Settle(w.ctx, s, []engine.Settlement{{ID: j.ID, Token: j.Token, Event: ev, Error: "boom"}})
+	it := engine.Settlement{ID: j.ID, Token: j.Token, Event: ev, Error: "boom"}
+	if ev == job.Snooze {
+		it.Delay = time.Hour
+	}
+	out, err := w.Settle(w.ctx, s, []engine.Settlement{it})
 	w.ok(err)
 	return out[0]
 }
