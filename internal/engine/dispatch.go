@@ -43,6 +43,7 @@ type waiter struct {
 	once     bool // answer at once, jobs or not
 	marks    []uint64
 	flying   bool // in a claim under way
+	leaving  bool // its caller takes that claim's answer, whatever it is
 	gone     bool // has its answer, or has left
 	answer   chan leased
 }
@@ -84,11 +85,13 @@ func (d *dispatcher) join(w *waiter) error {
 	return nil
 }
 
-// leave removes a waiter, or reports that its answer is on its way.
+// leave removes a waiter, or reports that its answer is on its way: that of
+// the claim under way, even if it brings nothing.
 func (d *dispatcher) leave(w *waiter) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if w.flying || w.gone {
+		w.leaving = true
 		return false
 	}
 	w.gone = true
@@ -155,10 +158,12 @@ func (d *dispatcher) land(tries []try, gen uint64, answers []leased) {
 	tired := map[want]bool{}
 	for k, t := range tries {
 		t.w.flying = false
-		if a := answers[k]; a.err != nil || len(a.jobs) > 0 {
-			t.w.reply(a)
-		} else {
+		a := answers[k]
+		if a.err == nil && len(a.jobs) == 0 {
 			tired[t.want] = true
+		}
+		if a.err != nil || len(a.jobs) > 0 || t.w.leaving {
+			t.w.reply(a)
 		}
 	}
 	var first, last []*waiter

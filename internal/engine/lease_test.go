@@ -27,7 +27,7 @@ func (w *world) poll(ctx context.Context, r engine.LeaseRequest) <-chan []job.Jo
 	go func() {
 		jobs, _, err := w.Lease(ctx, r)
 		if err != nil && ctx.Err() == nil {
-			w.t.Errorf("lease: %v", err)
+			w.t.Errorf("lease: %v at %s, session %s", err, time.Now(), w.f.session(r.Session))
 		}
 		out <- jobs
 	}()
@@ -59,6 +59,21 @@ func TestIdleWaitersDoNotSpin(t *testing.T) {
 		}
 		for _, c := range all {
 			<-c
+		}
+	})
+}
+
+func TestWaiterWhoseTimeEndsDuringAClaimIsAnswered(t *testing.T) {
+	inWorld(t, engine.Config{}, func(w *world) {
+		g := newGate()
+		s := w.open()
+		w.f.hook(g.hold("Claim"), nil)
+		got := w.poll(w.ctx, engine.LeaseRequest{Session: s, Call: 1, Wait: time.Second})
+		time.Sleep(2 * time.Second)
+		close(g.open)
+		began := time.Now()
+		if jobs := <-got; len(jobs) != 0 || time.Since(began) > 0 {
+			t.Fatalf("%d jobs, %s after the claim", len(jobs), time.Since(began))
 		}
 	})
 }
