@@ -46,7 +46,7 @@ func (s Size) String() string {
 			return strconv.Itoa(int(s)/u.bytes) + u.suffix
 		}
 	}
-	return "0B"
+	return strconv.Itoa(int(s)) + "B"
 }
 
 // Set implements pflag.Value.
