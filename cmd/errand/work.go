@@ -198,18 +198,25 @@ var errGaveUp = errors.New("gave up at the second signal: running commands were 
 // waitOrGiveUp waits for the worker; after the first signal has ended ctx, a
 // second one kills the running commands and does not wait any longer.
 func waitOrGiveUp(ctx context.Context, done <-chan error, abandon func()) error {
+	// The first signal arrives here too, beside ending ctx.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
 	}
-	again := make(chan os.Signal, 1)
-	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(again)
-	select {
-	case err := <-done:
-		return err
-	case <-again:
+	var sig interrupted
+	for first := errors.As(context.Cause(ctx), &sig); ; first = false {
+		select {
+		case err := <-done:
+			return err
+		case <-signals:
+		}
+		if !first {
+			break
+		}
 	}
 	abandon()
 	select {
