@@ -17,8 +17,8 @@ import (
 
 const enqueueLong = `Hand in one job, or one for each line of a file.
 
-One job: the payload is JSON, "-" reads any bytes from standard input, and none
-makes an empty payload. Prints the id; with -o json
+One job: the payload is JSON, null if none is given; "-" reads it from standard
+input, and with --content-type it may be any bytes. Prints the id; with -o json
 {"id","queue","kind","state","duplicate"}.
 
 Many jobs, JSON Lines: --from FILE (or - for standard input) has one object a
@@ -170,6 +170,7 @@ func (a *app) enqueueOne(ctx context.Context, e *enqueueFlags, args []string) er
 			return err
 		}
 	}
+	nullPayload(&p)
 	if err := checkParams(&p, 0); err != nil {
 		return &exitError{code: exitUsage, err: err}
 	}
@@ -212,7 +213,7 @@ func (a *app) payload(ctx context.Context, arg, contentType string) ([]byte, err
 			return nil, fmt.Errorf("read the payload: %w", err)
 		}
 	}
-	if !jsonType(contentType) || len(b) == 0 {
+	if !jsonType(contentType) {
 		return b, nil
 	}
 	if err := checkJSON(b); err != nil {
@@ -228,6 +229,14 @@ func checkJSON(b []byte) error {
 	}
 	var v json.RawMessage
 	return json.Unmarshal(b, &v)
+}
+
+// nullPayload makes a payload that was left out JSON's null, which every typed
+// handler can read; no bytes at all would be no JSON.
+func nullPayload(p *errand.EnqueueParams) {
+	if len(p.Payload) == 0 && jsonType(p.ContentType) {
+		p.Payload = []byte("null")
+	}
 }
 
 // checkParams holds a job against the bounds that do not depend on the server,

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/sync/errgroup"
@@ -190,7 +191,7 @@ func (im *importer) read(ctx context.Context, src *source, batches chan<- batch)
 // send stores a batch. What makes the server refuse it whole is looked for by
 // halves, so that only the line at fault is named.
 func (im *importer) send(ctx context.Context, b batch) error {
-	rs, err := im.client.EnqueueBatch(ctx, b.jobs)
+	rs, err := im.enqueue(ctx, b.jobs)
 	var refusal *errand.Error
 	if errors.As(err, &refusal) && refusal.Code == errand.CodeInvalidArgument {
 		if len(b.jobs) > 1 {
@@ -222,6 +223,22 @@ func (im *importer) send(ctx context.Context, b batch) error {
 	}
 	return nil
 }
+
+// enqueue is one call. When ctx ends it may still come to its own end for a
+// while, so that an interrupted import knows what is stored.
+func (im *importer) enqueue(ctx context.Context, jobs []errand.EnqueueParams) ([]errand.EnqueueResult, error) {
+	calling, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		_ = pause(calling, callGrace)
+		cancel()
+	})
+	defer stop()
+	return im.client.EnqueueBatch(calling, jobs)
+}
+
+// callGrace is how long a call under way at an interruption is waited for.
+const callGrace = 3 * time.Second
 
 func (im *importer) count(f func(*tally)) {
 	im.mu.Lock()

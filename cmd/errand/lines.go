@@ -121,6 +121,7 @@ func (s *source) job(line []byte) (errand.EnqueueParams, error) {
 		if p, err = parseLine(line, s.base); err != nil {
 			return p, err
 		}
+		nullPayload(&p)
 	}
 	return p, checkParams(&p, s.maxPayload)
 }

@@ -27,7 +27,11 @@ type printer struct {
 func newPrinter(w io.Writer, asJSON bool) *printer {
 	p := &printer{json: asJSON, w: w}
 	if !asJSON {
-		p.w = colorprofile.NewWriter(w, os.Environ())
+		styled := colorprofile.NewWriter(w, os.Environ())
+		if os.Getenv("NO_COLOR") != "" {
+			styled.Profile = colorprofile.NoTTY // no bold either
+		}
+		p.w = styled
 	}
 	return p
 }
