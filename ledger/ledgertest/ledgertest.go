@@ -38,6 +38,11 @@ func Run(t *testing.T, open func(t testing.TB) ledger.Ledger, f Features) {
 		{"Claim", claimTests},
 		{"Succeed", succeedTests},
 		{"Apply", applyTests},
+		{"Pick", pickTests},
+		{"Unique", uniqueTests},
+		{"Idempotency", idempotencyTests},
+		{"Sessions", sessionTests},
+		{"Fencing", fencingTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for _, c := range group.tests {
