@@ -278,7 +278,7 @@ func cmdEnded(ts *testscript.TestScript, _ bool, args []string) {
 	c := process(ts, args[0])
 	select {
 	case <-c.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(60 * time.Second):
 		ts.Fatalf("%s has not ended", args[0])
 	}
 	if fmt.Sprint(c.status) != args[1] {
@@ -294,7 +294,7 @@ func cmdEnded(ts *testscript.TestScript, _ bool, args []string) {
 // cmdSays waits until a process has said something: "says NAME TEXT".
 func cmdSays(ts *testscript.TestScript, _ bool, args []string) {
 	c := process(ts, args[0])
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(c.out.String(), args[1]); {
+	for deadline := time.Now().Add(60 * time.Second); !strings.Contains(c.out.String(), args[1]); {
 		if time.Now().After(deadline) {
 			ts.Fatalf("%s did not say %q", args[0], args[1])
 		}
@@ -304,7 +304,7 @@ func cmdSays(ts *testscript.TestScript, _ bool, args []string) {
 
 // cmdUntil repeats a command until its output holds a text: "until TEXT ARG...".
 func cmdUntil(ts *testscript.TestScript, _ bool, args []string) {
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(60 * time.Second); ; {
 		err := ts.Exec(args[1], args[2:]...)
 		if err == nil && strings.Contains(ts.ReadFile("stdout"), args[0]) {
 			return
