@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/errandhq/errand/internal/config"
 )
@@ -23,21 +24,28 @@ func newMigrate(a *app) *cobra.Command {
 		newMigrateUp(a), newMigrateStatus(a), newMigratePrint(a), newMigrateFence(a))
 }
 
-// onLedger makes a verb that works on the ledger itself, without a server.
+// onLedger makes a verb that works on the ledger itself, without a server. It
+// finds the ledger as serve does: by flags, environment and file of settings.
 func onLedger(cmd *cobra.Command, run func(ctx context.Context, addr config.Ledger) error) *cobra.Command {
 	cmd.Args = noArgs
-	address, data := "", ""
-	cmd.Flags().StringVar(&address, "ledger", "", "sqlite:PATH or postgres://… (ERRAND_LEDGER; default: errand.db in the data directory)")
-	cmd.Flags().StringVar(&data, "data", "", "data directory (ERRAND_DATA; default: errand-data)")
+	all := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	source := config.Bind(all)
+	for _, name := range []string{"ledger", "data", "config"} {
+		cmd.Flags().AddFlag(all.Lookup(name))
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		conf := config.Default()
-		conf.Ledger = envOr("ERRAND_LEDGER", "")
-		conf.Data = envOr("ERRAND_DATA", conf.Data)
-		if data != "" {
-			conf.Data, conf.Ledger = data, ""
+		var err error
+		cmd.Flags().Visit(func(f *pflag.Flag) {
+			if all.Lookup(f.Name) == f {
+				err = errors.Join(err, all.Set(f.Name, f.Value.String()))
+			}
+		})
+		if err != nil {
+			return usageError("%w", err)
 		}
-		if address != "" {
-			conf.Ledger = address
+		conf, err := source.Load(os.Environ())
+		if err != nil {
+			return &exitError{code: exitUsage, err: err}
 		}
 		addr, err := conf.LedgerAddress()
 		if err != nil {

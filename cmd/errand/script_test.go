@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,18 +67,20 @@ func runScript(t *testing.T, script, ledger string) {
 			env.Setenv("ERRAND_SERVER", "http://127.0.0.1:1") // until "server" has started one
 			env.Setenv("ERRAND_LEDGER", ledger)
 			env.Setenv("NO_COLOR", "1")
+			// Without it every process under the race detector ends a second late.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			env.Values[processesKey{}] = &processes{byName: map[string]*child{}}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server": cmdServer, "exits": cmdExits, "json": cmdJSON, "id": cmdID, "repeat": cmdRepeat,
-			"start": cmdStart, "signal": cmdSignal, "ended": cmdEnded, "until": cmdUntil, "newid": cmdNewID, "says": cmdSays,
+			"start": cmdStart, "signal": cmdSignal, "ended": cmdEnded, "until": cmdUntil, "newid": cmdNewID, "says": cmdSays, "newer": cmdNewer,
 		},
 	})
 }
 
 // passed are the variables that a background process gets of the script's.
-var passed = []string{"PATH", "HOME", "TMPDIR", "WORK", "ERRAND_SERVER", "ERRAND_LEDGER", "ERRAND_TOKEN_FILE", "NO_COLOR"}
+var passed = []string{"PATH", "HOME", "TMPDIR", "WORK", "ERRAND_SERVER", "ERRAND_LEDGER", "ERRAND_TOKEN_FILE", "NO_COLOR", "GORACE"}
 
 type processesKey struct{}
 
@@ -289,6 +292,20 @@ func cmdEnded(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("%s did not say %q", args[0], text)
 		}
 	}
+}
+
+// cmdNewer makes the script's ledger one that a newer Errand has migrated.
+func cmdNewer(ts *testscript.TestScript, _ bool, _ []string) {
+	driver, address := "pgx", ts.Getenv("ERRAND_LEDGER")
+	insert := "INSERT INTO errand.migration (number, name, checksum) VALUES (999, '0999_later', 'x')"
+	if address == "" {
+		driver, address = "sqlite", ts.MkAbs("data/errand.db")
+		insert = "INSERT INTO schema_migration (version, name, checksum, applied_at) VALUES (999, '0999_later', 'x', 0)"
+	}
+	db, err := sql.Open(driver, address)
+	ts.Check(err)
+	_, err = db.Exec(insert)
+	ts.Check(errors.Join(err, db.Close()))
 }
 
 // cmdSays waits until a process has said something: "says NAME TEXT".
