@@ -251,17 +251,13 @@ func (s *session) cancel(h Held) {
 	s.news = make(chan struct{})
 }
 
-// reply makes the answer to r, and says whether it has news.
-func (s *session) reply(r *ExtendRequest, draining bool) (reply ExtendReply, news bool) {
-	named := make(map[Held]bool, len(r.Held))
-	for _, h := range r.Held {
-		named[h] = true
-	}
+// reply makes the answer to r, and says whether it has news. It tells of
+// cancellations whether or not r names the job: the worker may have leased it
+// while this very call was waiting here.
+func (s *session) reply(draining bool) (reply ExtendReply, news bool) {
 	for h, told := range s.cancels {
-		if named[h] {
-			reply.Cancelled = append(reply.Cancelled, h)
-			news = news || !told
-		}
+		reply.Cancelled = append(reply.Cancelled, h)
+		news = news || !told
 	}
 	for h, told := range s.lostTold {
 		reply.Lost = append(reply.Lost, h)
@@ -271,10 +267,13 @@ func (s *session) reply(r *ExtendRequest, draining bool) (reply ExtendReply, new
 	return reply, news || draining && !s.drainTold
 }
 
-// told notes that a reply was sent.
-func (s *session) told(reply *ExtendReply) {
-	for _, h := range reply.Cancelled {
-		s.cancels[h] = true
+// told notes that a reply to r was sent. The cancellation of a job that r does
+// not name stays news: its Lease's reply may still be on the way.
+func (s *session) told(r *ExtendRequest, reply *ExtendReply) {
+	for _, h := range r.Held {
+		if _, ok := s.cancels[h]; ok {
+			s.cancels[h] = true
+		}
 	}
 	for _, h := range reply.Lost {
 		s.lostTold[h] = true
@@ -294,12 +293,12 @@ func (e *Engine) awaitNews(ctx context.Context, s *session, r *ExtendRequest) Ex
 		s.mu.Unlock()
 	}()
 	for over := r.Wait == 0; ; {
-		reply, news := s.reply(r, e.isDraining())
+		reply, news := s.reply(e.isDraining())
 		if reply.Draining {
 			draining = nil
 		}
 		if news || over {
-			s.told(&reply)
+			s.told(r, &reply)
 			return reply
 		}
 		changed := s.news
