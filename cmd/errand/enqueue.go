@@ -209,7 +209,7 @@ func (a *app) payload(ctx context.Context, arg, contentType string) ([]byte, err
 	if arg == "-" {
 		var err error
 		// One byte over any bound that a server may set is enough to be refused.
-		if b, err = io.ReadAll(io.LimitReader(interruptible(ctx, a.stdin), job.MaxBatchBytes+1)); err != nil {
+		if b, err = io.ReadAll(io.LimitReader(interruptible(ctx, a.stdin), anyPayload+1)); err != nil {
 			return nil, fmt.Errorf("read the payload: %w", err)
 		}
 	}
@@ -238,6 +238,9 @@ func nullPayload(p *errand.EnqueueParams) {
 		p.Payload = []byte("null")
 	}
 }
+
+// anyPayload is the largest bound on a payload that a server may be given.
+const anyPayload = 64 << 20
 
 // checkParams holds a job against the bounds that do not depend on the server,
 // by the same rules as the server; maxPayload is the server's, if known.
@@ -273,7 +276,7 @@ func checkParams(p *errand.EnqueueParams, maxPayload int) error {
 		return err
 	}
 	if maxPayload == 0 {
-		maxPayload = job.MaxBatchBytes
+		maxPayload = anyPayload
 	}
 	return j.Validate(maxPayload)
 }
