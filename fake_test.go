@@ -250,8 +250,11 @@ func (f *fake) news(r *errandv1.ExtendRequest) *errandv1.ExtendResponse {
 			if j == nil || j.settled != h.Token {
 				resp.Lost = append(resp.Lost, h)
 			}
-		case j.job.CancelRequested:
-			resp.Cancelled = append(resp.Cancelled, h)
+		}
+	}
+	for _, j := range f.jobs { // named or not: it may have been leased since
+		if j.job.State == errandv1.JobState_JOB_STATE_RUNNING && j.job.SessionId == r.SessionId && j.job.CancelRequested {
+			resp.Cancelled = append(resp.Cancelled, &errandv1.Held{Id: j.job.Id, Token: j.job.Token})
 		}
 	}
 	return resp
