@@ -23,6 +23,8 @@ type Features struct {
 	// its Seq and stays open until commit is called. Nil: the store has no
 	// transactions that could commit late.
 	HoldInsert func(t testing.TB, l ledger.Ledger, it ledger.Item) (commit func())
+
+	scans bool // of the suite's own model: it looks at every job for everything
 }
 
 // Run runs the suite. open opens a ledger on a store of its own, empty and
@@ -43,6 +45,13 @@ func Run(t *testing.T, open func(t testing.TB) ledger.Ledger, f Features) {
 		{"Idempotency", idempotencyTests},
 		{"Sessions", sessionTests},
 		{"Fencing", fencingTests},
+		{"Queues", queueTests},
+		{"Reader", readerTests},
+		{"Retention", retentionTests},
+		{"BadInput", badInputTests},
+		{"Concurrency", concurrencyTests},
+		{"Cost", costTests},
+		{"Handles", handleTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for _, c := range group.tests {
@@ -77,6 +86,7 @@ func (s suite) run(t *testing.T, c test) {
 	}
 }
 
+func searches(f Features) bool      { return !f.scans }
 func hasSecond(f Features) bool     { return f.Second != nil }
 func hasReopen(f Features) bool     { return f.Reopen != nil }
 func hasHoldInsert(f Features) bool { return f.HoldInsert != nil }

@@ -276,6 +276,7 @@ func (m *model) apply(now time.Time, id job.ID, fn func(*job.Job) error) ledger.
 }
 
 func (m *model) pick(p ledger.Pick) []job.Job {
+	p.Limit = max(p.Limit, 0)
 	if p.Dead != nil {
 		dead := m.dead(*p.Dead)
 		return dead[:min(len(dead), p.Limit)]
@@ -286,7 +287,7 @@ func (m *model) pick(p ledger.Pick) []job.Job {
 			return j.State == job.Scheduled && !j.RunAt.After(p.Due)
 		case !p.Expired.IsZero():
 			return (j.State == job.Scheduled || j.State == job.Ready) && !j.ExpiresAt.IsZero() && !j.ExpiresAt.After(p.Expired)
-		case p.Orphans != 0:
+		case p.Orphans == ledger.SessionDead || p.Orphans == ledger.SessionDrained:
 			s := m.sessions[j.Session].State
 			return j.State == job.Running && (s == p.Orphans || s == ledger.SessionAbsent && p.Orphans == ledger.SessionDrained)
 		}
