@@ -31,12 +31,13 @@ func onLedger(cmd *cobra.Command, run func(ctx context.Context, addr config.Ledg
 	all := pflag.NewFlagSet("serve", pflag.ContinueOnError)
 	source := config.Bind(all)
 	for _, name := range []string{"ledger", "data", "config"} {
-		cmd.Flags().AddFlag(all.Lookup(name))
+		flag := *all.Lookup(name) // a copy: a set notes only the first change of a flag
+		cmd.Flags().AddFlag(&flag)
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var err error
 		cmd.Flags().Visit(func(f *pflag.Flag) {
-			if all.Lookup(f.Name) == f {
+			if all.Lookup(f.Name) != nil {
 				err = errors.Join(err, all.Set(f.Name, f.Value.String()))
 			}
 		})
