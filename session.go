@@ -259,7 +259,7 @@ func (s *session) pace(sent time.Time, news bool, failures int) {
 	case news:
 		// It was answered early, and may be again, for the same reason. A kick
 		// is not held up by that.
-		t := time.NewTimer(time.Until(sent.Add(s.ttl / 12)))
+		t := time.NewTimer(time.Until(sent.Add(min(s.ttl/12, time.Second))))
 		defer t.Stop()
 		select {
 		case <-s.kick:
