@@ -28,8 +28,8 @@ type Features struct {
 }
 
 // Run runs the suite. open opens a ledger on a store of its own, empty and
-// ready for use, and leaves with t.Cleanup what closes and removes it; where
-// Reopen closed the ledger first, that clean-up must bear it.
+// ready for use, and leaves with t.Cleanup what closes and removes it; that
+// clean-up must bear a ledger that was closed before.
 func Run(t *testing.T, open func(t testing.TB) ledger.Ledger, f Features) {
 	s := suite{open: open, features: f}
 	for _, group := range []struct {
@@ -59,6 +59,7 @@ func Run(t *testing.T, open func(t testing.TB) ledger.Ledger, f Features) {
 			}
 		})
 	}
+	t.Run("Model", s.model)
 }
 
 type suite struct {

@@ -19,7 +19,7 @@ type model struct {
 	mu       sync.Mutex
 	rules    job.Rules
 	jobs     map[job.ID]job.Job // live, dead and archived: the state tells
-	seq      int64
+	seq      int64              // the last that was drawn
 	keys     map[uniqueKey]keyHeld
 	idem     map[idemKey]idemUse
 	sessions map[job.ID]ledger.Session
@@ -41,8 +41,9 @@ type (
 	}
 )
 
-func newModel(rules job.Rules) *model {
-	return &model{rules: rules, jobs: map[job.ID]job.Job{}, keys: map[uniqueKey]keyHeld{}, idem: map[idemKey]idemUse{},
+// newModel makes an empty model that draws its numbers from first on.
+func newModel(rules job.Rules, first int64) *model {
+	return &model{rules: rules, seq: first - 1, jobs: map[job.ID]job.Job{}, keys: map[uniqueKey]keyHeld{}, idem: map[idemKey]idemUse{},
 		sessions: map[job.ID]ledger.Session{}, paused: map[string]bool{}}
 }
 
@@ -61,6 +62,10 @@ func clone(j job.Job) job.Job {
 	j.Payload, j.Result, j.Progress = slices.Clone(j.Payload), slices.Clone(j.Result), slices.Clone(j.Progress)
 	return j
 }
+
+// fresh is where the model's numbers begin in the random test, beyond those of
+// any ledger: it replaces them by the ledger's after each operation.
+const fresh = 1 << 60
 
 func (m *model) nextSeq() int64 { m.seq++; return m.seq }
 

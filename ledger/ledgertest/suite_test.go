@@ -9,5 +9,5 @@ import (
 // The suite is tested against the model: what the model cannot pass, no ledger
 // could.
 func TestSuiteAgainstModel(t *testing.T) {
-	Run(t, func(testing.TB) ledger.Ledger { return newModel(fixedRules()) }, Features{scans: true})
+	Run(t, func(testing.TB) ledger.Ledger { return newModel(fixedRules(), 1) }, Features{scans: true})
 }
