@@ -198,7 +198,7 @@ func (r *run) run(ctx context.Context) error {
 // drain cancels the handlers shortly before the end of the grace, and calls
 // leave at its end. It ends early when everything is finished.
 func (r *run) drain(graceOver context.Context, leave func()) {
-	r.log.Info("errand: draining", "running", r.hands.busy())
+	r.log.Info("errand: draining", "running", r.holds())
 	last := min(r.grace/10, 3*time.Second)
 	if sleep(graceOver, r.grace-last) != nil {
 		return
@@ -211,6 +211,17 @@ func (r *run) drain(graceOver context.Context, leave func()) {
 	if sleep(graceOver, last) == nil {
 		leave()
 	}
+}
+
+// holds counts the jobs in the worker's hands.
+func (r *run) holds() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for s := range r.sessions {
+		n += s.holds()
+	}
+	return n
 }
 
 // handler returns the handler for a kind, or nil.
@@ -263,13 +274,6 @@ func (h *hands) give(n int) {
 	h.free += n
 	h.mu.Unlock()
 	signal(h.freed)
-}
-
-// busy counts the hands taken.
-func (h *hands) busy() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.all - h.free
 }
 
 // signal leaves a token in ch, which has room for one.
