@@ -212,7 +212,7 @@ func (s *session) closeSession(draining bool) {
 // breaks that wait off; the Extend after it does not wait and cannot be
 // broken off, so that however many kicks come, the session is renewed.
 func (s *session) renewLoop() {
-	failures, patient := 0, true
+	failures, early, patient := 0, 0, true
 	for s.life.Err() == nil && !s.isLost() {
 		sent := time.Now()
 		news, err := s.extend(patient)
@@ -233,7 +233,10 @@ func (s *session) renewLoop() {
 			}
 			failures++
 		}
-		s.pace(sent, news, failures)
+		if early++; !news {
+			early = 0
+		}
+		s.pace(sent, early, failures)
 	}
 }
 
@@ -249,17 +252,17 @@ func (s *session) renewed(sent time.Time) {
 // errKicked ends an Extend that waits at the server, to send the next.
 var errKicked = errors.New("errand: renew now")
 
-// pace waits before the next Extend: for the back-off after a failure, and long
-// enough that a server which answers at once is not asked without end.
-func (s *session) pace(sent time.Time, news bool, failures int) {
+// pace waits before the next Extend: for the back-off after a failure, and
+// longer with each answer that came early, so that a server which answers at
+// once, again and again, is not asked without end.
+func (s *session) pace(sent time.Time, early, failures int) {
 	least := min(200*time.Millisecond, s.ttl/30)
 	switch {
 	case failures > 0:
 		least = time.Since(sent) + min(backoff(failures), s.ttl/12)
-	case news:
-		// It was answered early, and may be again, for the same reason. A kick
-		// is not held up by that.
-		t := time.NewTimer(time.Until(sent.Add(min(s.ttl/12, time.Second))))
+	case early > 0:
+		// A kick is not held up by that.
+		t := time.NewTimer(min(s.ttl/12, 25*time.Millisecond<<min(early, 6), time.Second))
 		defer t.Stop()
 		select {
 		case <-s.kick:
