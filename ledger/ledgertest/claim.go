@@ -23,6 +23,7 @@ var claimTests = []test{
 	{"SuspectFreesItsPlace", nil, claimSuspectAgain},
 	{"ExpiredAreNotGiven", nil, claimExpired},
 	{"MaxBytes", nil, claimMaxBytes},
+	{"MaxBytesOfManyRequests", nil, claimMaxBytesMany},
 	{"LostSessions", nil, claimLost},
 	{"AfterEmptyClaims", nil, claimAfterEmpty},
 }
@@ -221,6 +222,24 @@ func claimMaxBytes(w *world) {
 	for _, want := range [][]job.Job{jobs[:1], jobs[1:3], jobs[3:]} {
 		got := w.tryClaim(ledger.Claim{Session: s, Call: 1, Queue: "q", Max: 10, MaxBytes: 100})[0]
 		w.wantIDs("within 100 bytes", idsOf(got.Jobs), idsOf(want))
+	}
+}
+
+// claimMaxBytesMany ends one request by its bytes where the next one goes on:
+// the first does not come back for more.
+func claimMaxBytesMany(w *world) {
+	var jobs []job.Job
+	for _, size := range []int{100, 150, 10, 20, 30} {
+		jobs = append(jobs, w.job(body(make([]byte, size))))
+	}
+	w.insert(jobs...)
+	got := w.tryClaim(
+		ledger.Claim{Session: w.session(), Call: 1, Queue: "q", Max: 2, MaxBytes: 200},
+		ledger.Claim{Session: w.session(), Call: 1, Queue: "q", Max: 1, MaxBytes: 1},
+		ledger.Claim{Session: w.session(), Call: 1, Queue: "q", Max: 9, MaxBytes: 59},
+	)
+	for i, want := range [][]job.Job{jobs[:1], jobs[1:2], jobs[2:4]} {
+		w.wantIDs(fmt.Sprint("request ", i), idsOf(got[i].Jobs), idsOf(want))
 	}
 }
 

@@ -55,6 +55,10 @@ func idemOutlives(w *world) {
 	if got.State != 0 {
 		w.Errorf("a deleted job is said to be %s", got.State)
 	}
+	w.wantOutcome("the very item, which was deleted", w.tryInsert(a)[0], ledger.Duplicate, a.Job.ID)
+	a.Job.Digest++
+	w.wantOutcome("its id with other content", w.tryInsert(a)[0], ledger.KeyReused, a.Job.ID)
+	w.gone(a.Job.ID)
 }
 
 func idemEnds(w *world) {

@@ -239,7 +239,7 @@ func (m *model) Upkeep(ctx context.Context, now time.Time, keep ledger.Keep) (le
 	m.dropKeys(now, keep, &did)
 	for id, s := range m.sessions {
 		holds := len(m.where(func(j *job.Job) bool { return j.State == job.Running && j.Session == id }))
-		if !s.EndedAt.IsZero() && s.EndedAt.Before(now.Add(-time.Hour)) && holds == 0 {
+		if (s.State == ledger.SessionDead || s.State == ledger.SessionDrained) && s.EndedAt.Before(now.Add(-time.Hour)) && holds == 0 {
 			m.forget(id)
 			did.SessionsGone++
 		}
