@@ -21,9 +21,11 @@ import (
 //	        lane number by lane number, so that it stops where it has enough
 //	share   how many of them each lane has, up to the bytes that fit
 //	locked  so many of each lane, past those that another claim holds
-//	fits    those whose payloads fit together
+//	fits    those whose payloads fit together, $12 at most: a later round looks
+//	        further than it takes
 //
-// The first column of each row is how many were seen; without a job the rest is NULL.
+// The first columns of each row are how many were seen, and whether some were locked
+// that did not fit; without a job the rest is NULL.
 var claimSQL = fmt.Sprintf(`WITH want AS MATERIALIZED (
 		SELECT * FROM unnest($2::text[], $3::smallint[], $4::bigint[]) WITH ORDINALITY AS u (kind, lane, low, i)),
 	seen AS MATERIALIZED (
@@ -43,12 +45,12 @@ var claimSQL = fmt.Sprintf(`WITH want AS MATERIALIZED (
 	fits AS MATERIALIZED (
 		SELECT place FROM (SELECT place, sum(size) OVER w AS total, row_number() OVER w AS nth
 			FROM locked WINDOW w AS (ORDER BY lane, seq)) l
-		WHERE total <= $10 OR (nth = 1 AND $11)),
+		WHERE nth <= $12 AND (total <= $10 OR (nth = 1 AND $11))),
 	taken AS (
 		UPDATE errand.job j SET state = 3, token = token + 1, version = version + 1, attempt = attempt + 1,
 			session = $8, call = nullif($9::bigint, 0), leased_at = $7
 		WHERE j.ctid = ANY (ARRAY (SELECT place FROM fits)) RETURNING %[2]s)
-	SELECT (SELECT count(*) FROM seen), taken.* FROM (SELECT 1) AS one LEFT JOIN taken ON true`,
+	SELECT (SELECT count(*) FROM seen), (SELECT count(*) FROM locked) > (SELECT count(*) FROM fits), taken.* FROM (SELECT 1) AS one LEFT JOIN taken ON true`,
 	`FROM errand.job j WHERE j.queue = $1 AND j.kind = w.kind AND j.lane = w.lane AND j.state = 2
 		AND j.seq > w.low AND (j.expires_at IS NULL OR j.expires_at > $7)`,
 	columns("j."))
@@ -76,6 +78,7 @@ type request struct {
 	bytes int64 // left
 	seen  int   // by the last statement
 	limit int   // of the last statement
+	full  bool  // the next job in the order does not fit
 }
 
 // Claim implements ledger.Jobs.
@@ -276,7 +279,7 @@ func (t *tx) claimAll(ctx context.Context, now time.Time, seed claimSeed, work [
 // wantsMore reports whether another statement may find more: it is the first,
 // or the last one saw as many jobs as it looked for and got fewer.
 func (w *request) wantsMore() bool {
-	if len(w.lanes) == 0 || len(w.jobs) >= w.Max || w.bytes <= 0 {
+	if len(w.lanes) == 0 || len(w.jobs) >= w.Max || w.bytes <= 0 || w.full {
 		return false
 	}
 	return w.limit == 0 || w.seen == w.limit
@@ -328,18 +331,18 @@ func (l *Ledger) claimStep(now time.Time, w *request, lanes []laneKey) step {
 	return step{
 		sql: claimSQL,
 		args: []any{w.Queue, kinds, numbers, lows, distinct, min(w.limit, w.Max*claimRounds), now.UnixMicro(), uuidArg(w.Session), w.Call,
-			w.bytes, len(w.jobs) == 0},
+			w.bytes, len(w.jobs) == 0, w.Max - len(w.jobs)},
 		scan: w.scan,
 	}
 }
 
 func (w *request) scan(rows pgx.Rows) error {
 	r := rowReader{vals: rows.RawValues()}
-	w.seen = int(r.int8())
+	w.seen, w.full = int(r.int8()), r.bool()
 	if len(r.vals) > 0 && r.vals[0] == nil {
 		return r.err // nothing was taken
 	}
-	j, err := scanJob(rows, 1)
+	j, err := scanJob(rows, 2)
 	if err != nil {
 		return err
 	}

@@ -279,12 +279,22 @@ func (c *careful) insertIdempotency(ctx context.Context, keyed []int, held map[i
 		it := &c.items[i]
 		callers[n], keys[n], ids[n], digests[n] = it.Caller, it.IdempotencyKey, it.Job.ID, it.Job.Digest
 	}
-	return c.insertKeys(ctx, keyed, held,
+	// A row that names the item's own id may be older than this call: its job has
+	// been deleted, and stays so. Only what this statement stored is the item's.
+	stored := map[[2]string]bool{}
+	mine := func(i int, _ holder) bool { return stored[[2]string{c.items[i].Caller, c.items[i].IdempotencyKey}] }
+	return c.insertKeys(ctx, keyed, held, mine,
 		[]step{{
 			sql: `INSERT INTO errand.idempotency (caller, key, job, digest, at)
 				SELECT u.c, u.k, u.j, u.d, $5 FROM unnest($1::text[], $2::text[], $3::uuid[], $4::bigint[]) WITH ORDINALITY AS u (c, k, j, d, n)
-				ORDER BY u.n ON CONFLICT DO NOTHING`,
+				ORDER BY u.n ON CONFLICT DO NOTHING RETURNING caller, key`,
 			args: []any{callers, keys, uuids(ids), digests, c.now.UnixMicro()},
+			scan: func(rows pgx.Rows) error {
+				r := rowReader{vals: rows.RawValues()}
+				caller := r.str()
+				stored[[2]string{caller, r.str()}] = true
+				return r.err
+			},
 		}},
 		step{
 			sql: `SELECT u.n, i.job, i.digest FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS u (c, k, n)
@@ -303,7 +313,8 @@ func (c *careful) insertUnique(ctx context.Context, keyed []int, held map[int]ho
 			until[n] = c.now.Add(j.UniqueFor).UnixMicro()
 		}
 	}
-	return c.insertKeys(ctx, keyed, held,
+	mine := func(i int, h holder) bool { return h.job == c.items[i].Job.ID }
+	return c.insertKeys(ctx, keyed, held, mine,
 		takeUniqueSteps(c.now, scopes, keys, ids, until),
 		step{
 			sql: `SELECT u.n, k.job, 0::bigint FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS u (s, k, n)
@@ -333,9 +344,11 @@ func takeUniqueSteps(now time.Time, scopes, keys []string, ids []job.ID, until [
 	}
 }
 
-// insertKeys runs the inserts and then reads who holds each key: what another
-// job holds goes into held.
-func (c *careful) insertKeys(ctx context.Context, keyed []int, held map[int]holder, inserts []step, read step) error {
+// insertKeys runs the inserts and then reads who holds each key: what is not
+// the item's by mine goes into held.
+func (c *careful) insertKeys(ctx context.Context, keyed []int, held map[int]holder,
+	mine func(i int, h holder) bool, inserts []step, read step,
+) error {
 	seen := 0
 	read.scan = func(rows pgx.Rows) error {
 		r := rowReader{vals: rows.RawValues()}
@@ -346,7 +359,7 @@ func (c *careful) insertKeys(ctx context.Context, keyed []int, held map[int]hold
 		}
 		seen++
 		i := keyed[n-1]
-		if h.job != c.items[i].Job.ID {
+		if !mine(i, h) {
 			held[i] = h
 		}
 		return nil

@@ -45,7 +45,7 @@ func TestPlans(t *testing.T) {
 	l := open(t)
 	check := func(when string) {
 		expect(t, when+": succeed", explain(t, l, succeedSQL, 5), "using job_pkey", "using unique_key_pkey", "Tid Scan")
-		expect(t, when+": claim", explain(t, l, claimSQL, 11), "using job_ready", "Tid Scan")
+		expect(t, when+": claim", explain(t, l, claimSQL, 12), "using job_ready", "Tid Scan")
 		expect(t, when+": rescan", explain(t, l, firstReadySQL, 6), "job_ready")
 		expect(t, when+": update", explain(t, l, updateSQL, 22), "using job_pkey", "Tid Scan")
 		expect(t, when+": lock by id",
