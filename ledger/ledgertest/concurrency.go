@@ -53,7 +53,7 @@ func drainTogether(w *world, handles []ledger.Ledger) {
 		if i < producers {
 			return insertAll(w, l, jobs[i], size)
 		}
-		return workAll(w, l, sessions[i-producers], &given, &done, total)
+		return workAll(w, l, sessions[i-producers], 13, &given, &done, total)
 	})
 	if done.Load() != total {
 		w.Errorf("%d of %d jobs done", done.Load(), total)
@@ -72,10 +72,10 @@ func insertAll(w *world, l ledger.Ledger, jobs []job.Job, size int) error {
 	return nil
 }
 
-// workAll claims and succeeds until total jobs are done by all.
-func workAll(w *world, l ledger.Ledger, s job.ID, given *sync.Map, done *atomic.Int64, total int64) error {
+// workAll claims and succeeds, batch by batch, until total jobs are done by all.
+func workAll(w *world, l ledger.Ledger, s job.ID, batch int, given *sync.Map, done *atomic.Int64, total int64) error {
 	for done.Load() < total {
-		got, err := l.Claim(w.ctx, w.now, []ledger.Claim{{Session: s, Call: 1, Queue: "q", Kinds: []string{"k0", "k1"}, Max: 13, MaxBytes: 1 << 20}})
+		got, err := l.Claim(w.ctx, w.now, []ledger.Claim{{Session: s, Call: 1, Queue: "q", Kinds: []string{"k0", "k1"}, Max: batch, MaxBytes: 1 << 20}})
 		if err != nil {
 			return err
 		}

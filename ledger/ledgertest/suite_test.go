@@ -11,3 +11,8 @@ import (
 func TestSuiteAgainstModel(t *testing.T) {
 	Run(t, func(testing.TB) ledger.Ledger { return newModel(fixedRules(), 1) }, Features{scans: true})
 }
+
+// BenchmarkModel is there to try the benchmarks themselves.
+func BenchmarkModel(b *testing.B) {
+	Benchmark(b, func(testing.TB) ledger.Ledger { return newModel(fixedRules(), 1) })
+}

@@ -56,6 +56,10 @@ func conform(t *testing.T, opts Options) {
 	})
 }
 
+func BenchmarkPostgres(b *testing.B) {
+	ledgertest.Benchmark(b, func(t testing.TB) ledger.Ledger { return openAt(t, testenv.Postgres(t), Options{}) })
+}
+
 // holdInsert stores a job in a transaction that has drawn its number, and
 // commits it when asked.
 func holdInsert(t testing.TB, l *Ledger, it ledger.Item) (commit func()) {

@@ -41,6 +41,8 @@ func TestSQLite(t *testing.T) {
 	})
 }
 
+func BenchmarkSQLite(b *testing.B) { ledgertest.Benchmark(b, open) }
+
 func TestOneOwner(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "errand.db")
 	openAt(t, path)
