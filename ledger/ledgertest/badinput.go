@@ -154,5 +154,3 @@ func badTimes(w *world) {
 		w.wantJob(t.String(), w.get(j.ID), j)
 	}
 }
-
-func contextOf(w *world) (context.Context, context.CancelFunc) { return context.WithCancel(w.ctx) }

@@ -1,12 +1,13 @@
 package ledgertest
 
 import (
+	"context"
 	"slices"
 	"sync"
-
-	"github.com/errandhq/errand/ledger"
+	"time"
 
 	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
 )
 
 // together calls fn from n goroutines at once and fails on their first error.
@@ -37,3 +38,16 @@ func (w *world) move(id job.ID, to ledger.SessionState) {
 		w.Fatalf("session %s did not move to %s", id, to)
 	}
 }
+
+// eventually asks until cond holds, at most for d.
+func (w *world) eventually(what string, d time.Duration, cond func() bool) {
+	w.Helper()
+	for end := time.Now().Add(d); !cond(); {
+		if time.Now().After(end) {
+			w.Fatalf("not within %s: %s", d, what)
+		}
+	}
+}
+
+// contextOf makes a context that ends before the test does.
+func contextOf(w *world) (context.Context, context.CancelFunc) { return context.WithCancel(w.ctx) }

@@ -126,7 +126,11 @@ func readerLeavesOut(w *world) {
 	if len(whole.Errors) != 2 || len(whole.Payload) != 100_000 || string(whole.Result) != "r" {
 		w.Fatalf("get: %d errors, %d bytes, result %q", len(whole.Errors), len(whole.Payload), whole.Result)
 	}
-	w.wantJob("list", got, listed(clone(whole)))
+	if got.Payload != nil || got.Result != nil || len(got.Errors) != 1 || got.LastError() != "failure 1" {
+		w.Errorf("list: %d bytes, result %q, %d errors, the last %q", len(got.Payload), got.Result, len(got.Errors), got.LastError())
+	}
+	whole.Payload, whole.Result, whole.Errors = nil, nil, whole.Errors[1:]
+	w.wantJob("list: all else", got, whole)
 }
 
 func readerGet(w *world) {

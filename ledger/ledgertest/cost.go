@@ -1,0 +1,43 @@
+package ledgertest
+
+import (
+	"os"
+	"strconv"
+	"time"
+)
+
+var costTests = []test{
+	{"UnknownKindsInFront", searches, costUnknown},
+}
+
+// backlogVar sets how many jobs lie in front in the tests of cost; 20,000 by default.
+const backlogVar = "ERRAND_COST_BACKLOG"
+
+// costUnknown measures claims of one kind with nothing, then with many jobs of
+// another kind in front. The bound is wide: it tells a scan from a search.
+func costUnknown(w *world) {
+	backlog := 20_000
+	if n, err := strconv.Atoi(os.Getenv(backlogVar)); err == nil {
+		backlog = n
+	}
+	s := w.session()
+	measure := func() time.Duration {
+		best := time.Hour
+		for range 15 {
+			w.insert(w.many(10, kind("known"), prio(9))...)
+			start := time.Now()
+			if got := w.claim(s, 10, "known"); len(got) != 10 {
+				w.Fatalf("%d of 10 jobs", len(got))
+			}
+			best = min(best, time.Since(start))
+		}
+		return best
+	}
+	alone := measure()
+	for range backlog / 1000 {
+		w.insert(w.many(1000, kind("unknown"), prio(0))...)
+	}
+	if behind := measure(); behind > 4*alone+5*time.Millisecond {
+		w.Errorf("a claim took %s alone and %s behind %d jobs of an unknown kind", alone, behind, backlog)
+	}
+}
