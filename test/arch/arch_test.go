@@ -41,7 +41,7 @@ var may = map[string][]string{
 var outside = map[string][]string{
 	"job":             {},
 	"ledger":          {},
-	"internal/engine": {"golang.org/x/sync"},
+	"internal/engine": {"golang.org/x/sync", "github.com/google/uuid"},
 	"":                {"connectrpc.com/connect", "github.com/google/uuid", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc"},
 }
 

@@ -66,7 +66,10 @@ func TestDrainIsFree(t *testing.T) {
 		w := c.AddWorker("-grace", "200ms")
 		id := c.Enqueue(cluster.Order{Millis: 3000, Deaf: true})
 		c.Started(id)
-		w.Stop()
+		w.Signal(syscall.SIGTERM)
+		if code := w.Wait(cluster.Patience); code != 1 {
+			t.Errorf("exit status %d of a worker that left a job running; want 1", code)
+		}
 		c.AddWorker()
 		j := c.AwaitState(id, errand.Succeeded)
 		if j.Attempt != 1 || j.Crashes != 0 || len(j.Errors) != 0 {

@@ -2,9 +2,10 @@ package faults
 
 import (
 	"context"
+	"encoding/base64"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,11 +18,11 @@ import (
 // with an error rather than lie; when there is room again all goes on, and
 // whatever was accepted is worked.
 func TestDiskFullOnSQLite(t *testing.T) {
-	disk := testenv.Tmpfs(t, 24<<20)
+	disk := testenv.Tmpfs(t, 48<<20)
 	c := cluster.SQLite(t)
 	c.Ledger = "sqlite:" + filepath.Join(disk, "errand.db")
 	server := c.AddServer()
-	fillAndRecover(t, c, disk, 8<<20, func() {
+	fillAndRecover(t, c, disk, 36<<20, func() {
 		if server.Ended() {
 			server.Start()
 		}
@@ -61,7 +62,9 @@ func fillAndRecover(t *testing.T, c *cluster.Cluster, disk string, room int, rec
 	defer client.Close()
 	var accepted, unknown []errand.ID
 	task := errand.NewTask[cluster.Order](cluster.Kind)
-	order := cluster.Order{Pad: strings.Repeat("x", 500_000)}
+	noise := make([]byte, 300_000) // which no database can compress
+	rand.NewChaCha8([32]byte{1}).Read(noise)
+	order := cluster.Order{Pad: base64.StdEncoding.EncodeToString(noise)}
 	for failures := 0; failures < 3; {
 		id := errand.NewID()
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
