@@ -1,6 +1,7 @@
 package ledgertest
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ var handleTests = []test{
 	{"TwoHandlesShareTheWork", hasSecond, handlesShare},
 	{"NothingIsLeftBehind", hasSecond, handlesLate},
 	{"LateCommitIsFound", hasHoldInsert, handlesHeld},
+	{"NobodyWaitsForALockedRow", hasSecond, handlesLocked},
 	{"PauseIsSeenByAll", hasSecond, handlesPause},
 	{"WakeReachesTheOther", hasSecond, handlesWake},
 	{"OneOfManyHandlesWinsAKey", hasSecond, handlesUnique},
@@ -120,6 +122,37 @@ func handlesHeld(w *world) {
 		w.insert(w.job())
 		return slices.Contains(idsOf(w.claim(s, 50)), late.ID)
 	})
+}
+
+// handlesLocked looks at a job from another handle while Apply holds it.
+func handlesLocked(w *world) {
+	other := w.second()
+	j := w.inState(job.Running, kind("held"))
+	next := w.job()
+	w.insert(next)
+	s := w.session()
+	var once sync.Once
+	got := w.apply(ledger.Pick{IDs: []job.ID{j.ID}, Wait: true}, func(held *job.Job) error {
+		once.Do(func() {
+			ok, err := other.Succeed(w.ctx, w.now, []ledger.Success{{ID: j.ID, Token: j.Token}})
+			w.ok(err)
+			if ok[0] {
+				w.Error("a locked job was settled")
+			}
+			busy, err := other.Apply(w.ctx, w.now, ledger.Pick{IDs: []job.ID{j.ID, next.ID}}, func(*job.Job) error { return job.ErrStale })
+			w.ok(err)
+			if !errors.Is(busy[0].Err, job.ErrBusy) || !errors.Is(busy[1].Err, job.ErrStale) {
+				w.Errorf("apply to a locked job: %v; to another: %v", busy[0].Err, busy[1].Err)
+			}
+			_, err = other.Insert(w.ctx, w.now, items(w.job()))
+			w.ok(err)
+			claimed, err := other.Claim(w.ctx, w.now, []ledger.Claim{{Session: s, Call: 1, Queue: "q", Max: 1, MaxBytes: 1 << 20}})
+			w.ok(err)
+			w.wantIDs("claimed meanwhile", idsOf(claimed[0].Jobs), []job.ID{next.ID})
+		})
+		return w.rules.Step(held, job.Move{Event: job.Fail, Now: w.now})
+	})
+	w.ok(got[0].Err)
 }
 
 func handlesPause(w *world) {

@@ -18,6 +18,9 @@ type bench struct {
 }
 
 func (b *bench) openAt(t testing.TB, dsn string, opts Options) ledger.Ledger {
+	if opts.Pooler {
+		opts.ListenDSN = dsn
+	}
 	l := openAt(t, dsn, opts)
 	b.mu.Lock()
 	defer b.mu.Unlock()
