@@ -1,7 +1,10 @@
 # Everything that a contributor runs. `make test` needs nothing but Go, and
 # root on Debian (or PostgreSQL installed, or ERRAND_TEST_POSTGRES set).
 
-.PHONY: build test soak check demo bench generate fuzz lint
+.PHONY: help build test soak check demo bench generate fuzz lint
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 build: ## bin/errand
 	go build -trimpath -o bin/errand ./cmd/errand
