@@ -172,7 +172,7 @@ func definitions(t *testing.T) (tests, cases map[string]bool) {
 	t.Helper()
 	tests, cases = map[string]bool{}, map[string]bool{}
 	function := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
-	name := regexp.MustCompile(`\{"([A-Z]\w+)", `)
+	name := regexp.MustCompile(`(?:\{|t\.Run\()"([A-Z]\w+)", `)
 	err := filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".go") {
 			return err
