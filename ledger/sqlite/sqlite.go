@@ -80,10 +80,23 @@ func Open(ctx context.Context, path string, o Options) (_ *Ledger, err error) {
 	if l.lock, err = takeLock(path); err != nil {
 		return nil, err
 	}
-	if err = l.open(ctx, o); err != nil {
+	if err = makePrivate(path); err == nil {
+		err = l.open(ctx, o)
+	}
+	if err != nil {
 		return nil, errors.Join(err, l.lock.release())
 	}
 	return l, nil
+}
+
+// makePrivate makes the file if it is not there, for its owner only: payloads
+// are in it. SQLite gives its companions the same mode.
+func makePrivate(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fileError(path, err)
+	}
+	return f.Close()
 }
 
 func tooOld(path string, n int) error {
