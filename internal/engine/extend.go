@@ -220,8 +220,8 @@ func (s *session) compare(r *ExtendRequest, leases []ledger.Lease) {
 	for _, l := range leases {
 		h := Held{l.ID, l.Token}
 		have[h] = true
-		if l.CancelRequested {
-			s.cancels[h] = s.cancels[h]
+		if _, known := s.cancels[h]; l.CancelRequested && !known {
+			s.cancels[h] = false
 		}
 	}
 	lost := make(map[Held]bool)

@@ -88,13 +88,6 @@ func (f *fake) get(id job.ID) job.Job {
 	return job.Job{}
 }
 
-// alter changes a session behind everyone's back.
-func (f *fake) alter(id job.ID, fn func(*ledger.Session)) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	fn(f.sessions[id])
-}
-
 func (f *fake) session(id job.ID) ledger.SessionState {
 	f.mu.Lock()
 	defer f.mu.Unlock()
