@@ -88,12 +88,12 @@ func Status(ctx context.Context, path string) ([]MigrationStatus, error) {
 	for _, m := range migrations() {
 		list = append(list, MigrationStatus{Version: int(m.version), Name: m.name, Checksum: m.checksum})
 	}
+	if _, err := os.Stat(path); path != "" && errors.Is(err, fs.ErrNotExist) {
+		return list, nil // nor is its directory made
+	}
 	path, err := checkPath(path)
 	if err != nil {
 		return nil, err
-	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return list, nil
 	}
 	raw, err := connect(ctx, path, "mode=ro")
 	if err != nil {
