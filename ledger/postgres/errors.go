@@ -60,7 +60,10 @@ func wrap(op string, err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s: %w", op, err)
 	}
-	if code := sqlState(err); code != "" && !ended(code) {
+	// A server that cannot even start a connection is away, whatever its code
+	// (a full disk gives XX000).
+	var unreached *pgconn.ConnectError
+	if code := sqlState(err); code != "" && !ended(code) && !errors.As(err, &unreached) {
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	return job.Errorf(job.Unavailable, job.ReasonLedgerDown, "%s: the ledger's database is not available: %w", op, err)

@@ -33,12 +33,14 @@ func TestDiskFullOnSQLite(t *testing.T) {
 // TestDiskFullOnPostgres does the same to the disk of the database server,
 // which may well stop; it is started again once there is room.
 func TestDiskFullOnPostgres(t *testing.T) {
-	disk := testenv.Tmpfs(t, 192<<20)
+	// What is given back must hold the jobs a second time, in the archive, with
+	// their log: vacuum comes later.
+	disk := testenv.Tmpfs(t, 384<<20)
 	c := cluster.Postgres(t, testenv.Options{Dir: disk, Settings: map[string]string{
 		"min_wal_size": "32MB", "max_wal_size": "32MB", "shared_buffers": "32MB",
 	}})
 	server := c.AddServer()
-	fillAndRecover(t, c, disk, 64<<20, func() {
+	fillAndRecover(t, c, disk, 256<<20, func() {
 		c.Postgres.Kill()
 		c.Postgres.Start()
 		if server.Ended() {
