@@ -79,7 +79,7 @@ func (c Config) settings() (config.Server, config.Ledger, error) {
 	s.Ledger = c.Ledger
 	if c.Path != "" {
 		if c.Ledger != "" {
-			return s, config.Ledger{}, fmt.Errorf("both Ledger and Path are set: set one of the two")
+			return s, config.Ledger{}, fmt.Errorf("the fields Ledger and Path are both set: set one of the two")
 		}
 		s.Ledger = config.SQLite + ":" + c.Path
 	}

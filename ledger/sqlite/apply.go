@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -13,149 +12,147 @@ import (
 	"github.com/errandhq/errand/ledger/coldsql"
 )
 
-var assignments = strings.Join(coldsql.Columns, " = ?, ") + " = ?"
-
-// Apply implements ledger.Jobs. There is one writer, so no row is ever busy.
+// Apply implements ledger.Jobs.
 func (l *Ledger) Apply(ctx context.Context, now time.Time, pick ledger.Pick, fn func(*job.Job) error) ([]ledger.Applied, error) {
-	if pick.IDs == nil && pick.Limit < 1 {
-		return nil, job.Errorf(job.InvalidArgument, job.ReasonBadField, "a pick needs a limit of at least 1, not %d", pick.Limit)
-	}
-	var answers []ledger.Applied
-	err := l.w.do(ctx, "apply", func(t *tx) error {
-		answers = nil
-		if pick.IDs != nil {
-			return t.applyIDs(now, pick.IDs, fn, &answers)
-		}
-		jobs, err := t.pick(l.store, &pick)
+	var out []ledger.Applied
+	err := l.w.do(ctx, "apply", max(len(pick.IDs), pick.Limit, 1), func(t *tx) error {
+		rows, err := t.pick(&pick, l.store.DeadWhere)
 		if err != nil {
 			return err
 		}
-		for i := range jobs {
-			a, err := t.applyOne(now, &jobs[i], fn)
-			if err != nil {
-				return err
-			}
-			answers = append(answers, a)
+		if err := t.applyAll(now, rows, fn); err != nil {
+			return err
 		}
+		out = applied(rows)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return answers, nil
+	return out, nil
 }
 
-func (t *tx) applyIDs(now time.Time, ids []job.ID, fn func(*job.Job) error, answers *[]ledger.Applied) error {
-	first := map[job.ID]int{}
-	for i, id := range ids {
-		if n, ok := first[id]; ok { // an id named twice is one job
-			*answers = append(*answers, (*answers)[n])
+func applied(rows []*picked) []ledger.Applied {
+	out := make([]ledger.Applied, len(rows))
+	for i, p := range rows {
+		out[i] = ledger.Applied{Job: p.after, From: p.before.State, Err: p.err}
+		if p.err != nil {
+			out[i].Job = p.before
+		}
+	}
+	return out
+}
+
+func (t *tx) applyAll(now time.Time, rows []*picked, fn func(*job.Job) error) error {
+	done := make(map[*picked]bool, len(rows))
+	for _, p := range rows {
+		if p.err != nil || done[p] {
 			continue
 		}
-		first[id] = i
-		j, found, err := t.load(id)
-		if err != nil {
+		done[p] = true
+		p.after = p.before
+		p.after.Errors = slices.Clone(p.before.Errors)
+		if p.err = fn(&p.after); p.err != nil || reflect.DeepEqual(p.before, p.after) {
+			continue
+		}
+		if err := t.apply(now, p); err != nil {
 			return err
 		}
-		a := ledger.Applied{Job: job.Job{ID: id}, Err: job.ErrNotFound}
-		if found {
-			if a, err = t.applyOne(now, &j, fn); err != nil {
-				return err
-			}
-		}
-		*answers = append(*answers, a)
 	}
 	return nil
 }
 
-func (t *tx) load(id job.ID) (job.Job, bool, error) {
-	for _, place := range []string{live, dead, archived} {
-		got, err := t.jobs("SELECT "+coldsql.ColumnList+" FROM "+place+" WHERE id = ?", id[:])
-		if err != nil || len(got) > 0 {
-			return append(got, job.Job{})[0], len(got) > 0, err
-		}
-	}
-	return job.Job{}, false, nil
-}
-
-// pick reads the jobs that a criterion chooses.
-func (t *tx) pick(s *coldsql.Store, p *ledger.Pick) ([]job.Job, error) {
-	from, args := "", []any{}
-	switch {
-	case !p.Due.IsZero():
-		from, args = "job WHERE state = 1 AND run_at <= ? ORDER BY run_at, rid", append(args, coldsql.Micros(p.Due))
-	case !p.Expired.IsZero():
-		from, args = "job WHERE state < 3 AND expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at", append(args, coldsql.Micros(p.Expired))
-	case p.Orphans == ledger.SessionDead:
-		from = "job WHERE state = 3 AND session IN (SELECT id FROM session WHERE state = 3)"
-	case p.Orphans == ledger.SessionDrained:
-		from = "job WHERE state = 3 AND coalesce((SELECT s.state FROM session s WHERE s.id = job.session), 4) = 4"
-	case p.Dead != nil:
-		cond, condArgs := s.DeadWhere(*p.Dead)
-		from, args = "dead WHERE "+cond+" ORDER BY id DESC", condArgs
-	default:
-		return nil, job.Errorf(job.InvalidArgument, job.ReasonBadField, "a pick needs a criterion")
-	}
-	return t.jobs(fmt.Sprintf("SELECT %s FROM %s LIMIT %d", coldsql.ColumnList, from, p.Limit), args...)
-}
-
-// applyOne has fn change a job and stores what became of it.
-func (t *tx) applyOne(now time.Time, before *job.Job, fn func(*job.Job) error) (ledger.Applied, error) {
-	after := *before
-	after.Errors = slices.Clone(before.Errors)
-	refused := ledger.Applied{Job: *before, From: before.State}
-	if refused.Err = fn(&after); refused.Err != nil {
-		return refused, nil
-	}
-	had, has := before.HoldsKey(), after.HoldsKey()
-	if has && !had && after.UniqueKey != "" {
-		holder, held, err := t.keyHolder(now, &after)
+// apply stores one changed job, with its key. A key that another job holds is
+// the job's own problem: p.err.
+func (t *tx) apply(now time.Time, p *picked) error {
+	had, has := p.before.HoldsKey(), p.after.HoldsKey()
+	if has && !had {
+		holder, held, err := t.takeUnique(&p.after, now)
 		if err != nil {
-			return refused, err
+			return err
 		}
-		if held {
-			e := job.Errorf(job.AlreadyExists, job.ReasonUniqueHeld, "job %s holds the unique key %q", holder, after.UniqueKey)
+		if held && holder != p.after.ID {
+			e := job.Errorf(job.AlreadyExists, job.ReasonUniqueHeld, "job %s holds the unique key %q", holder, p.after.UniqueKey)
 			e.Holder = holder
-			refused.Err = e
-			return refused, nil
-		}
-		if err := t.takeKey(now, &after); err != nil {
-			return refused, err
+			p.err = e
+			return nil
 		}
 	}
 	if had && !has {
-		if err := t.freeKey(before); err != nil {
-			return refused, err
+		if err := t.freeUnique(&p.before); err != nil {
+			return err
 		}
 	}
-	if reflect.DeepEqual(*before, after) {
-		return ledger.Applied{Job: after, From: before.State}, nil
+	if p.after.State == job.Ready && p.after.Seq == 0 {
+		seq, err := t.draw()
+		if err != nil {
+			return err
+		}
+		p.after.Seq = seq
 	}
-	err := t.store(before, &after)
-	return ledger.Applied{Job: after, From: before.State}, err
+	return t.move(p)
 }
 
-// store replaces a row, or moves it to the place of its new state.
-func (t *tx) store(before, after *job.Job) error {
-	t.count(before, -1)
-	from, err := t.table(before)
+// move writes the row where it belongs now.
+func (t *tx) move(p *picked) error {
+	table, slice, err := t.placeOf(&p.after)
 	if err != nil {
 		return err
 	}
-	if from == live && placeOf(after.State) == live {
-		if after.State == job.Ready && after.Seq == 0 {
-			t.w.seq++
-			after.Seq = t.w.seq
+	t.count(&p.before, p.slice, -1)
+	if table != "" {
+		t.count(&p.after, slice, 1)
+	}
+	values := coldsql.Values(make([]any, 0, len(coldsql.Columns)+1), &p.after, blobID)
+	if table == p.table {
+		_, err := t.exec(updateText(table), append(values, p.rid)...)
+		return err
+	}
+	if _, err := t.exec("DELETE FROM "+p.table+" WHERE rid = ?", p.rid); err != nil || table == "" {
+		return err
+	}
+	_, err = t.exec("INSERT INTO "+table+" ("+coldsql.ColumnList+") VALUES "+columnParams, values...)
+	return err
+}
+
+// placeOf returns the table for a job in its state, "" for a deleted one.
+func (t *tx) placeOf(j *job.Job) (table string, n int64, err error) {
+	switch j.State {
+	case job.Scheduled, job.Ready, job.Running:
+		return "job", 0, nil
+	case job.Dead:
+		return "dead", 0, nil
+	case job.Deleted:
+		return "", 0, nil
+	default:
+		s, err := t.sliceFor(j.DoneAt)
+		return s.table(), s.n, err
+	}
+}
+
+func updateText(table string) string {
+	return rowsText("UPDATE "+table+" SET ("+coldsql.ColumnList+") = %s WHERE rid = ?", columnParams, 1)
+}
+
+// Fence raises the tokens and versions of all jobs by 2^32 and returns how many
+// jobs there are. After a restore to an earlier point every lease and every
+// cached state from the lost time is older than that.
+func (l *Ledger) Fence(ctx context.Context) (int64, error) {
+	var n int64
+	err := l.w.do(ctx, "fence", batchWeight, func(t *tx) error {
+		n = 0
+		tables := []string{"job", "dead"}
+		for _, s := range t.mem.slices {
+			tables = append(tables, s.table())
 		}
-		t.count(after, 1)
-		_, err := t.c.exec("UPDATE job SET "+assignments+" WHERE id = ?", append(coldsql.Values(nil, after, blobID), before.ID[:])...)
-		return err
-	}
-	if _, err := t.c.exec("DELETE FROM "+from+" WHERE id = ?", before.ID[:]); err != nil {
-		return err
-	}
-	if after.State == job.Deleted {
+		for _, table := range tables {
+			changed, err := t.exec(strings.Replace("UPDATE % SET token = token + (1 << 32), version = version + (1 << 32)", "%", table, 1))
+			if err != nil {
+				return err
+			}
+			n += changed
+		}
 		return nil
-	}
-	return t.put(after)
+	})
+	return n, err
 }

@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"cmp"
 	"context"
 	"database/sql/driver"
 	"slices"
@@ -12,24 +11,31 @@ import (
 	"github.com/errandhq/errand/ledger/coldsql"
 )
 
+// readChunk is how many rows a claim reads before it looks at their bytes.
+const readChunk = 32
+
+// laneSQL reads the head of a lane from the ready index alone.
+const laneSQL = `SELECT seq, rid FROM job INDEXED BY job_ready
+	WHERE state = 2 AND queue = ? AND kind = ? AND lane = ? AND seq > ? AND (expires_at IS NULL OR expires_at > ?)
+	ORDER BY seq LIMIT ?`
+
 // Claim implements ledger.Jobs.
 func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) ([]ledger.Claimed, error) {
 	if len(reqs) == 0 {
 		return nil, nil
 	}
+	weight := 0
+	for i := range reqs {
+		weight += max(reqs[i].Max, 1)
+	}
 	var answers []ledger.Claimed
-	err := l.w.do(ctx, "claim", func(t *tx) error {
+	err := l.w.do(ctx, "claim", weight, func(t *tx) error {
 		answers = make([]ledger.Claimed, len(reqs))
 		for i := range reqs {
-			jobs, err := t.claim(now, &reqs[i])
-			if job.ReasonOf(err) == job.ReasonSessionLost {
-				answers[i].Err = job.ErrSessionLost
-				continue
-			}
-			if err != nil {
+			c := &claim{tx: t, now: now, req: &reqs[i]}
+			if err := c.run(&answers[i]); err != nil {
 				return err
 			}
-			answers[i].Jobs = jobs
 		}
 		return nil
 	})
@@ -39,162 +45,206 @@ func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 	return answers, nil
 }
 
-// candidate is a ready job that a claim may take.
-type candidate struct{ rid, seq, size int64 }
+// claim is one request under way.
+type claim struct {
+	*tx
+	now   time.Time
+	req   *ledger.Claim
+	jobs  []job.Job
+	bytes int
+	full  bool // the next job in the order does not fit
+}
 
-func (t *tx) claim(now time.Time, r *ledger.Claim) ([]job.Job, error) {
-	var state, one int64
-	if _, err := t.c.get("SELECT state FROM session WHERE id = ?", []any{r.Session[:]}, &state); err != nil {
-		return nil, err
+func (c *claim) run(answer *ledger.Claimed) error {
+	var state int64
+	if _, err := c.get("SELECT state FROM session WHERE id = ?", []any{blobID(c.req.Session)}, &state); err != nil {
+		return err
 	}
 	if ledger.SessionState(state) != ledger.SessionLive {
-		return nil, job.ErrSessionLost
+		answer.Err = job.ErrSessionLost
+		return nil
 	}
-	paused, err := t.c.get("SELECT 1 FROM queue WHERE name = ? AND paused", []any{r.Queue}, &one)
-	if paused || err != nil {
-		return nil, err
+	if c.mem.paused[c.req.Queue] {
+		return nil
 	}
-	// Earlier requests of this call have changed the counters.
-	if err := t.flush(); err != nil {
-		return nil, err
-	}
-	clear(t.deltas)
-	lanes, err := t.readyLanes(r)
-	if err != nil {
-		return nil, err
-	}
-	var jobs []job.Job
-	bytes := 0
-	for lane := job.LaneSuspect; lane <= job.LaneLast && len(jobs) < r.Max; lane++ {
-		most := r.Max - len(jobs)
-		if lane == job.LaneSuspect && len(lanes[lane]) > 0 {
-			holds, err := t.c.get("SELECT 1 FROM job WHERE session = ? AND state = 3 AND crashes > 0 LIMIT 1", []any{r.Session[:]}, &one)
-			if err != nil {
-				return nil, err
-			}
-			if holds {
-				continue
-			}
-			most = min(most, 1)
-		}
-		for _, c := range t.heads(now, r, lanes[lane], lane, most, &err) {
-			if len(jobs) > 0 && r.MaxBytes > 0 && bytes+int(c.size) > r.MaxBytes {
-				return jobs, nil
-			}
-			j, err := t.lease(now, r, c.rid)
-			if err != nil {
-				return nil, err
-			}
-			bytes += len(j.Payload)
-			jobs = append(jobs, j)
-		}
-		if err != nil {
-			return nil, err
+	for lane := job.LaneSuspect; lane <= job.LaneLast && len(c.jobs) < c.req.Max && !c.full; lane++ {
+		if err := c.takeLane(lane); err != nil {
+			return err
 		}
 	}
-	return jobs, nil
+	answer.Jobs = c.jobs
+	return nil
 }
 
-// readyLanes returns the kinds asked for that have ready jobs, by lane.
-func (t *tx) readyLanes(r *ledger.Claim) (map[job.Lane][]string, error) {
-	lanes := map[job.Lane][]string{}
-	err := t.c.query("SELECT kind, lane FROM counter WHERE queue = ? AND state = 2 AND n > 0", []any{r.Queue},
+// takeLane takes what is wanted of one lane, merged over the kinds.
+func (c *claim) takeLane(lane job.Lane) error {
+	kinds := c.kindsIn(lane)
+	most := c.req.Max - len(c.jobs)
+	if lane == job.LaneSuspect && len(kinds) > 0 {
+		most = 1
+		holds, err := c.holdsSuspect()
+		if holds || err != nil {
+			return err
+		}
+	}
+	if len(kinds) == 0 {
+		return nil
+	}
+	heads := make([]*head, len(kinds))
+	for i, kind := range kinds {
+		heads[i] = &head{kind: kind, lane: lane, page: max(8, 2*most/len(kinds))}
+		if len(kinds) == 1 {
+			heads[i].page = most
+		}
+	}
+	rids, err := c.merge(heads, most)
+	if err != nil {
+		return err
+	}
+	for chunk := range slices.Chunk(rids, readChunk) {
+		if err := c.lease(chunk); err != nil || c.full {
+			return err
+		}
+	}
+	return nil
+}
+
+// kindsIn returns the kinds asked for that have ready jobs in the lane.
+func (c *claim) kindsIn(lane job.Lane) []string {
+	ready := c.mem.ready[c.req.Queue]
+	var kinds []string
+	if len(c.req.Kinds) == 0 {
+		for kind, by := range ready {
+			if by[lane-job.LaneSuspect] > 0 {
+				kinds = append(kinds, kind)
+			}
+		}
+		return kinds
+	}
+	for _, kind := range c.req.Kinds {
+		if by := ready[kind]; by != nil && by[lane-job.LaneSuspect] > 0 && !slices.Contains(kinds, kind) {
+			kinds = append(kinds, kind)
+		}
+	}
+	return kinds
+}
+
+// holdsSuspect reports whether the session holds a job that has crashed before.
+func (c *claim) holdsSuspect() (bool, error) {
+	return c.get("SELECT 1 FROM job WHERE state = 3 AND session = ? AND crashes > 0 LIMIT 1", []any{blobID(c.req.Session)}, new(int64))
+}
+
+// head reads one lane of one kind page by page.
+type head struct {
+	kind string
+	lane job.Lane
+	page int
+	rows []entry // read and not yet taken
+	last int64   // seq of the last row read
+	done bool
+}
+
+type entry struct{ seq, rid int64 }
+
+func (c *claim) fill(h *head) error {
+	if len(h.rows) > 0 || h.done {
+		return nil
+	}
+	err := c.query(laneSQL, []any{c.req.Queue, h.kind, int64(h.lane), h.last, coldsql.Micros(c.now), int64(h.page)},
 		func(row []driver.Value) error {
-			var kind string
-			var lane job.Lane
-			err := assign(row, []any{&kind, &lane})
-			if len(r.Kinds) == 0 || slices.Contains(r.Kinds, kind) {
-				lanes[lane] = append(lanes[lane], kind)
+			var e entry
+			err := assign(row, []any{&e.seq, &e.rid})
+			h.rows = append(h.rows, e)
+			h.last = e.seq
+			return err
+		})
+	h.done = len(h.rows) < h.page
+	return err
+}
+
+// merge takes up to n rows from the heads, by seq.
+func (c *claim) merge(heads []*head, n int) ([]int64, error) {
+	rids := make([]int64, 0, n)
+	for len(rids) < n {
+		var first *head
+		for _, h := range heads {
+			if err := c.fill(h); err != nil {
+				return nil, err
 			}
-			return err
-		})
-	return lanes, err
-}
-
-// headsSQL reads the first jobs of a lane; job_ready is in its order.
-const headsSQL = `SELECT rid, seq, coalesce(length(payload), 0) FROM job INDEXED BY job_ready
-	WHERE queue = ? AND kind = ? AND state = 2 AND lane = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY seq LIMIT ?`
-
-// heads merges the first jobs of the kinds by seq.
-func (t *tx) heads(now time.Time, r *ledger.Claim, kinds []string, lane job.Lane, most int, fault *error) []candidate {
-	var all []candidate
-	for _, kind := range kinds {
-		err := t.c.query(headsSQL, []any{r.Queue, kind, int64(lane), coldsql.Micros(now), int64(most)}, func(row []driver.Value) error {
-			var c candidate
-			err := assign(row, []any{&c.rid, &c.seq, &c.size})
-			all = append(all, c)
-			return err
-		})
-		if err != nil {
-			*fault = err
-			return nil
+			if len(h.rows) > 0 && (first == nil || h.rows[0].seq < first.rows[0].seq) {
+				first = h
+			}
 		}
+		if first == nil {
+			break
+		}
+		rids = append(rids, first.rows[0].rid)
+		first.rows = first.rows[1:]
 	}
-	slices.SortFunc(all, func(a, b candidate) int { return cmp.Compare(a.seq, b.seq) })
-	return all[:min(most, len(all))]
+	return rids, nil
 }
 
-// lease does to a row what job.Rules.Step does for Lease.
-func (t *tx) lease(now time.Time, r *ledger.Claim, rid int64) (job.Job, error) {
-	var call any
-	if r.Call != 0 {
-		call = r.Call
-	}
-	got, err := t.jobs(`UPDATE job SET state = 3, token = token + 1, version = version + 1, attempt = attempt + 1,
-		session = ?, call = ?, leased_at = ? WHERE rid = ? RETURNING `+coldsql.ColumnList,
-		r.Session[:], call, coldsql.Micros(now), rid)
+// lease gives the rows to the session, in their order, as far as their bytes fit.
+func (c *claim) lease(rids []int64) error {
+	read, err := c.readLive(rids)
 	if err != nil {
-		return job.Job{}, err
+		return err
 	}
-	j := got[0]
-	was := j
-	was.State = job.Ready
-	t.count(&was, -1)
-	t.count(&j, 1)
-	if j.UniqueMode == job.WhileQueued {
-		err = t.freeKey(&j)
-	}
-	return j, err
-}
-
-// Succeed implements ledger.Jobs.
-func (l *Ledger) Succeed(ctx context.Context, now time.Time, items []ledger.Success) ([]bool, error) {
-	if len(items) == 0 {
-		return nil, nil
-	}
-	var done []bool
-	err := l.w.do(ctx, "succeed", func(t *tx) error {
-		done = make([]bool, len(items))
-		for i := range items {
-			ok, err := t.succeed(now, &items[i])
-			if err != nil {
+	taken := make([]int64, 0, len(rids))
+	for _, rid := range rids {
+		j := read[rid]
+		if len(c.jobs) > 0 && c.bytes+len(j.Payload) > c.req.MaxBytes {
+			c.full = true
+			break
+		}
+		before := *j
+		if err := (job.Rules{}).Step(j, job.Move{Event: job.Lease, Now: c.now, Session: c.req.Session, Call: c.req.Call}); err != nil {
+			return err
+		}
+		if before.HoldsKey() && !j.HoldsKey() {
+			if err := c.freeUnique(j); err != nil {
 				return err
 			}
-			done[i] = ok
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
+		c.count(&before, 0, -1)
+		c.count(j, 0, 1)
+		c.bytes += len(j.Payload)
+		c.jobs = append(c.jobs, *j)
+		taken = append(taken, rid)
 	}
-	return done, nil
+	return c.storeLeases(taken)
 }
 
-func (t *tx) succeed(now time.Time, s *ledger.Success) (bool, error) {
-	got, err := t.jobs("DELETE FROM job WHERE id = ? AND token = ? AND state = 3 RETURNING "+coldsql.ColumnList, s.ID[:], s.Token)
-	if err != nil || len(got) == 0 {
-		return false, err
-	}
-	j := got[0]
-	t.count(&j, -1)
-	if j.UniqueMode == job.UntilDone {
-		if err := t.freeKey(&j); err != nil {
-			return false, err
+// readLive reads live jobs by row.
+func (t *tx) readLive(rids []int64) (map[int64]*job.Job, error) {
+	read := make(map[int64]*job.Job, len(rids))
+	var row coldsql.Row
+	err := t.eachRID("SELECT rid, "+coldsql.ColumnList+" FROM job WHERE rid IN (%s)", nil, rids, func(vals []driver.Value) error {
+		j, err := row.Scan(func(dest ...any) error { return assign(vals[1:], dest) })
+		read[vals[0].(int64)] = &j
+		return err
+	})
+	return read, err
+}
+
+// eachRID runs a query over rows, for which form has one %s after the
+// parameters of args.
+func (t *tx) eachRID(form string, args []any, rids []int64, fn func(row []driver.Value) error) error {
+	return chunks(len(rids), func(from, to int) error {
+		all := append(make([]any, 0, len(args)+to-from), args...)
+		for _, rid := range rids[from:to] {
+			all = append(all, rid)
 		}
+		return t.query(rowsText(form, "?", to-from), all, fn)
+	})
+}
+
+func (c *claim) storeLeases(rids []int64) error {
+	var call any
+	if c.req.Call != 0 {
+		call = c.req.Call
 	}
-	// The rules need no random numbers for a success.
-	if _, err := (job.Rules{}).Settle(&j, s.Token, job.Move{Event: job.Succeed, Now: now, Result: s.Result}); err != nil {
-		return false, err
-	}
-	return true, t.put(&j)
+	return c.eachRID(`UPDATE job SET state = 3, attempt = attempt + 1, token = token + 1, version = version + 1,
+		session = ?, call = ?, leased_at = ? WHERE rid IN (%s)`,
+		[]any{blobID(c.req.Session), call, coldsql.Micros(c.now)}, rids, nil)
 }

@@ -92,8 +92,19 @@ func (c *conn) exec(text string, args ...any) (int64, error) {
 	return res.RowsAffected()
 }
 
+// once runs a text that is not worth keeping prepared: schema changes, which may
+// hold several statements.
+func (c *conn) once(text string) error {
+	s, err := c.raw.Prepare(text)
+	if err != nil {
+		return err
+	}
+	_, err = s.(driver.StmtExecContext).ExecContext(context.Background(), nil) // every statement of the driver is one
+	return errors.Join(err, s.Close())
+}
+
 // query runs a statement and calls fn on each row, whose values are valid until
-// it returns. fn must not use the same statement text.
+// it returns; io.EOF from fn ends the query. fn must not use the same statement text.
 func (c *conn) query(text string, args []any, fn func(row []driver.Value) error) error {
 	s, err := c.prepare(text)
 	if err != nil {
@@ -178,4 +189,10 @@ func assignOne(v driver.Value, dest any) error {
 		return fmt.Errorf("sqlite: cannot scan into %T", dest)
 	}
 	return nil
+}
+
+// ExecContext makes the connection a coldsql.Execer.
+func (c *conn) ExecContext(_ context.Context, query string, args ...any) (sql.Result, error) {
+	n, err := c.exec(query, args...)
+	return driver.RowsAffected(n), err
 }

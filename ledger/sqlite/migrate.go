@@ -89,7 +89,7 @@ func Status(ctx context.Context, path string) ([]MigrationStatus, error) {
 		list = append(list, MigrationStatus{Version: int(m.version), Name: m.name, Checksum: m.checksum})
 	}
 	if _, err := os.Stat(path); path != "" && errors.Is(err, fs.ErrNotExist) {
-		return list, nil // nor is its directory made
+		return list, nil
 	}
 	path, err := checkPath(path)
 	if err != nil {
@@ -201,7 +201,7 @@ func migrate(c *conn, now time.Time) ([]string, error) {
 			if _, err := c.exec(migrationTable); err != nil {
 				return err
 			}
-			if _, err := c.exec(m.text); err != nil {
+			if err := c.once(m.text); err != nil {
 				return err
 			}
 			_, err := c.exec("INSERT INTO schema_migration (version, name, checksum, applied_at) VALUES (?, ?, ?, ?)",

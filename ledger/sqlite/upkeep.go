@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql/driver"
-	"fmt"
 	"time"
 
 	"github.com/errandhq/errand/job"
@@ -11,179 +10,128 @@ import (
 	"github.com/errandhq/errand/ledger/coldsql"
 )
 
-// OpenSession implements ledger.Sessions. Opening a live session again is no
-// error; an ended one never comes back.
-func (l *Ledger) OpenSession(ctx context.Context, s ledger.Session) error {
-	s.State, s.Beat = ledger.SessionLive, 1
-	return l.w.do(ctx, "open session", func(t *tx) error {
-		var state int64
-		found, err := t.c.get("SELECT state FROM session WHERE id = ?", []any{s.ID[:]}, &state)
-		switch {
-		case err != nil:
-			return err
-		case found && ledger.SessionState(state) == ledger.SessionLive:
-			return nil
-		case found:
-			return job.ErrSessionLost
-		}
-		_, err = t.c.exec("INSERT INTO session ("+coldsql.SessionColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-			coldsql.SessionValues(&s, blobID)...)
-		return err
-	})
-}
+// Rows that a step of Upkeep removes in one transaction, and how many such
+// transactions one call makes of a kind: what is left waits for the next call.
+const (
+	upkeepRows   = 1000
+	upkeepRounds = 50
+)
 
-// Beat implements ledger.Sessions.
-func (l *Ledger) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger.SessionState, error) {
-	var states []ledger.SessionState
-	err := l.w.do(ctx, "renew sessions", func(t *tx) error {
-		states = make([]ledger.SessionState, len(ids))
-		for i, id := range ids {
-			var state int64
-			if _, err := t.c.exec("UPDATE session SET beat = beat + 1, beat_at = ? WHERE id = ? AND state IN (1, 2)",
-				coldsql.Micros(now), id[:]); err != nil {
-				return err
-			}
-			if _, err := t.c.get("SELECT state FROM session WHERE id = ?", []any{id[:]}, &state); err != nil {
-				return err
-			}
-			states[i] = ledger.SessionState(state)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
+// sessionMemory is how long an ended session is shown.
+const sessionMemory = time.Hour
+
+// Upkeep implements ledger.Ledger. Counters are written whole with each
+// transaction: there are no deltas to fold.
+func (l *Ledger) Upkeep(ctx context.Context, now time.Time, keep ledger.Keep) (u ledger.Upkept, err error) {
+	if u.SlicesMade, err = l.makeSlices(ctx, now, keep); err != nil {
+		return u, err
 	}
-	return states, nil
-}
-
-// MoveSession implements ledger.Sessions.
-func (l *Ledger) MoveSession(ctx context.Context, now time.Time, id job.ID, from []ledger.SessionState, to ledger.SessionState, beat int64) (bool, error) {
-	if to == ledger.SessionLive || len(from) == 0 {
-		return false, nil
+	if u.SlicesDropped, err = l.dropSlices(ctx, coldsql.Micros(now.Add(-keep.Archive))); err != nil {
+		return u, err
 	}
-	in := ""
-	for _, s := range from {
-		in += fmt.Sprintf(", %d", s)
-	}
-	cond := " WHERE id = ? AND state IN (" + in[2:] + ") AND (? = 0 OR beat = ?)"
-	var n int64
-	err := l.w.do(ctx, "move a session", func(t *tx) (err error) {
-		if to == ledger.SessionAbsent {
-			n, err = t.c.exec("DELETE FROM session"+cond, id[:], max(beat, 0), beat)
-			return err
-		}
-		var ended any
-		if to != ledger.SessionDraining {
-			ended = coldsql.Micros(now)
-		}
-		n, err = t.c.exec("UPDATE session SET state = ?, ended_at = ?"+cond, int64(to), ended, id[:], max(beat, 0), beat)
-		return err
-	})
-	return n > 0 && err == nil, err
-}
-
-// SetPaused implements ledger.Queues.
-func (l *Ledger) SetPaused(ctx context.Context, now time.Time, queue string, paused bool) error {
-	return l.w.do(ctx, "pause a queue", func(t *tx) error {
-		_, err := t.c.exec(`INSERT INTO queue (name, paused, changed_at) VALUES (?, ?, ?)
-			ON CONFLICT (name) DO UPDATE SET paused = excluded.paused, changed_at = excluded.changed_at`,
-			queue, paused, coldsql.Micros(now))
-		return err
-	})
-}
-
-// sessionKept is how long an ended session is remembered.
-const sessionKept = time.Hour
-
-// removeStep bounds the rows that one transaction of Upkeep removes.
-const removeStep = 1000
-
-// Upkeep implements ledger.Ledger. Counters need no folding here.
-func (l *Ledger) Upkeep(ctx context.Context, now time.Time, keep ledger.Keep) (ledger.Upkept, error) {
-	var u ledger.Upkept
-	err := l.w.do(ctx, "upkeep", func(t *tx) error {
-		u = ledger.Upkept{}
-		if n := sliceOf(now.Add(sliceSpan)); !t.w.slices[n] {
-			u.SlicesMade++
-			if err := t.w.ensureSlice(n); err != nil {
-				return err
-			}
-		}
-		if keep.Archive > 0 {
-			limit := coldsql.Micros(now.Add(-keep.Archive))
-			for n := range t.w.slices {
-				if (n+1)*sliceSpan.Microseconds() <= limit {
-					u.SlicesDropped++
-					if err := t.w.dropSlice(n); err != nil {
-						return err
-					}
-				}
-			}
-		}
-		return t.removeOld(now, keep, &u)
-	})
-	return u, err
-}
-
-func (t *tx) removeOld(now time.Time, keep ledger.Keep, u *ledger.Upkept) error {
 	if keep.Dead > 0 {
-		gone, err := t.jobs(fmt.Sprintf(`DELETE FROM dead WHERE rid IN (SELECT rid FROM dead WHERE done_at < ? ORDER BY done_at LIMIT %d)
-			RETURNING %s`, removeStep, coldsql.ColumnList), coldsql.Micros(now.Add(-keep.Dead)))
+		if u.DeadRemoved, err = l.rounds(ctx, func(t *tx) (int64, error) { return t.removeDead(now.Add(-keep.Dead)) }); err != nil {
+			return u, err
+		}
+	}
+	for _, old := range []struct {
+		text  string
+		until time.Time
+		n     *int
+	}{
+		{`DELETE FROM idempotency_key WHERE (caller, key) IN
+			(SELECT caller, key FROM idempotency_key WHERE used_at < ? ORDER BY used_at LIMIT ?)`, now.Add(-keep.Idempotency), &u.KeysRemoved},
+		{`DELETE FROM unique_key WHERE (scope, key) IN
+			(SELECT scope, key FROM unique_key WHERE until <= ? ORDER BY until LIMIT ?)`, now, &u.KeysRemoved},
+		{`DELETE FROM session WHERE id IN (SELECT id FROM session s WHERE s.ended_at < ?
+			AND NOT EXISTS (SELECT 1 FROM job WHERE state = 3 AND session = s.id) LIMIT ?)`, now.Add(-sessionMemory), &u.SessionsGone},
+	} {
+		n, err := l.rounds(ctx, func(t *tx) (int64, error) {
+			return t.exec(old.text, coldsql.Micros(old.until), int64(upkeepRows))
+		})
+		*old.n += n
 		if err != nil {
-			return err
+			return u, err
 		}
-		for i := range gone {
-			t.count(&gone[i], -1)
-		}
-		u.DeadRemoved = len(gone)
 	}
-	n, err := t.c.exec(fmt.Sprintf(`DELETE FROM unique_key WHERE (scope, key) IN
-		(SELECT scope, key FROM unique_key WHERE until <= ? LIMIT %d)`, removeStep), coldsql.Micros(now))
-	if err != nil {
-		return err
-	}
-	u.KeysRemoved = int(n)
-	if keep.Idempotency > 0 {
-		n, err := t.c.exec(fmt.Sprintf(`DELETE FROM idempotency_key WHERE (caller, key) IN
-			(SELECT caller, key FROM idempotency_key WHERE used_at <= ? LIMIT %d)`, removeStep), coldsql.Micros(now.Add(-keep.Idempotency)))
-		if err != nil {
-			return err
-		}
-		u.KeysRemoved += int(n)
-	}
-	n, err = t.c.exec(`DELETE FROM session WHERE state IN (3, 4) AND ended_at < ?
-		AND NOT EXISTS (SELECT 1 FROM job WHERE job.session = session.id AND job.state = 3)`, coldsql.Micros(now.Add(-sessionKept)))
-	u.SessionsGone = int(n)
-	return err
+	return u, nil
 }
 
-// fenceStep is far more leases than a job has had.
-const fenceStep = int64(1) << 32
-
-// Fence raises all tokens, after the file was put back to an earlier point:
-// what workers hold from before is then stale. It returns how many jobs it raised.
-func (l *Ledger) Fence(ctx context.Context) (int64, error) {
-	var total int64
-	err := l.w.do(ctx, "fence", func(t *tx) error {
-		total = 0
-		tables := []string{live, dead}
-		err := t.c.query("SELECT n FROM archive_slice", nil, func(row []driver.Value) error {
-			var n int64
-			err := assign(row, []any{&n})
-			tables = append(tables, sliceName(n))
+// rounds repeats fn, a transaction each, until it has nothing more to do.
+func (l *Ledger) rounds(ctx context.Context, fn func(*tx) (int64, error)) (total int, err error) {
+	for range upkeepRounds {
+		var n int64
+		err := l.w.do(ctx, "upkeep", upkeepRows, func(t *tx) (err error) {
+			n, err = fn(t)
 			return err
 		})
 		if err != nil {
-			return err
+			return total, err
 		}
-		for _, table := range tables {
-			n, err := t.c.exec("UPDATE "+table+" SET token = token + ?, version = version + 1", fenceStep)
-			if err != nil {
+		total += int(n)
+		if n < upkeepRows {
+			break
+		}
+	}
+	return total, nil
+}
+
+// makeSlices makes the slice of now and of a span ahead, so that no settle has
+// to, and sets the span of new slices by the retention.
+func (l *Ledger) makeSlices(ctx context.Context, now time.Time, keep ledger.Keep) (made int, err error) {
+	err = l.w.do(ctx, "upkeep", 1, func(t *tx) error {
+		m := t.mem
+		before := len(m.slices)
+		if span := max(keep.Archive/archiveParts, minSpan).Truncate(time.Second).Microseconds(); span != m.span {
+			was := m.span
+			m.span = span
+			t.undo = append(t.undo, func() { m.span = was })
+			if err := t.setting("slice_us", span); err != nil {
 				return err
 			}
-			total += n
 		}
+		for _, at := range []time.Time{now, now.Add(time.Duration(m.span) * time.Microsecond)} {
+			if _, err := t.sliceFor(at); err != nil {
+				return err
+			}
+		}
+		made = len(m.slices) - before
 		return nil
 	})
-	return total, err
+	return made, err
+}
+
+// dropSlices drops the slices that end before a time, each in its own
+// transaction.
+func (l *Ledger) dropSlices(ctx context.Context, until int64) (dropped int, err error) {
+	for {
+		found := false
+		err := l.w.do(ctx, "upkeep", upkeepRows, func(t *tx) error {
+			found = false
+			for _, s := range t.mem.slices {
+				if s.to <= until {
+					found = true
+					return t.dropSlice(s)
+				}
+			}
+			return nil
+		})
+		if err != nil || !found {
+			return dropped, err
+		}
+		dropped++
+	}
+}
+
+// removeDead removes dead letters that died before a time.
+func (t *tx) removeDead(before time.Time) (n int64, err error) {
+	err = t.query(`DELETE FROM dead WHERE rid IN (SELECT rid FROM dead WHERE done_at < ? ORDER BY done_at LIMIT ?)
+		RETURNING queue, kind`, []any{coldsql.Micros(before), int64(upkeepRows)}, func(row []driver.Value) error {
+		k := counterKey{state: job.Dead}
+		err := assign(row, []any{&k.queue, &k.kind})
+		t.countKey(k, -1)
+		n++
+		return err
+	})
+	return n, err
 }

@@ -2,244 +2,259 @@ package sqlite
 
 import (
 	"context"
-	"database/sql/driver"
 	"errors"
-	"fmt"
 	"log/slog"
-	"time"
+	"runtime"
+	"sync"
 
 	"github.com/errandhq/errand/job"
-	"github.com/errandhq/errand/ledger/coldsql"
 )
 
-// groupMost bounds how many operations share a transaction.
-const groupMost = 64
+// batchWeight bounds the items of one transaction, so that a short call does
+// not wait for the whole of a long line.
+const batchWeight = 5000
 
-// writer owns the connection that writes. What waits while it commits shares
-// the next transaction.
-type writer struct {
-	c      *conn
-	log    *slog.Logger
-	ops    chan *op
-	quit   chan struct{}
-	done   chan struct{}
-	seq    int64          // the last number given out
-	slices map[int64]bool // the archive's
+// op is one call's work. fn may run more than once: it starts its answers anew.
+type op struct {
+	ctx    context.Context
+	name   string
+	weight int
+	fn     func(*tx) error
+	done   chan error
 }
 
-// op is one call waiting for the writer.
-type op struct {
-	ctx  context.Context
-	name string
-	fn   func(*tx) error
-	err  error
-	done chan struct{}
+// writer owns the write connection. What waits when a transaction ends is the
+// next transaction; an idle writer starts at once.
+type writer struct {
+	c   *conn
+	log *slog.Logger
+	mem *memory // nil after a failure that left it behind the database
+
+	mu     sync.Mutex
+	queue  []*op
+	closed bool
+
+	work    chan struct{} // one signal for any number of ops
+	stopped chan struct{}
+	err     error // of the end; read after stopped
 }
 
 func startWriter(c *conn, log *slog.Logger) (*writer, error) {
-	w := &writer{c: c, log: log, ops: make(chan *op, groupMost), quit: make(chan struct{}), done: make(chan struct{})}
-	var seq int64
-	if _, err := c.get("SELECT coalesce(max(seq), 0) FROM job", nil, &seq); err != nil {
-		return nil, err
-	}
-	w.seq = seq
-	if err := w.loadSlices(); err != nil {
-		return nil, err
-	}
-	err := c.transaction(func() error { return w.ensureSlice(sliceOf(time.Now())) })
+	mem, err := loadMemory(c)
 	if err != nil {
 		return nil, err
 	}
+	w := &writer{c: c, log: log, mem: mem, work: make(chan struct{}, 1), stopped: make(chan struct{})}
 	go w.run()
 	return w, nil
 }
 
-// do has fn run in a transaction and returns after its commit.
-func (w *writer) do(ctx context.Context, name string, fn func(*tx) error) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("ledger: %s: %w", name, err)
+// do hands fn to the writer and waits for its commit. A ctx that ends while the
+// op waits in line ends the call, with nothing changed; once its transaction
+// has begun the answer is waited for, which takes milliseconds and is precise.
+func (w *writer) do(ctx context.Context, name string, weight int, fn func(*tx) error) error {
+	o := &op{ctx: ctx, name: name, weight: weight, fn: fn, done: make(chan error, 1)}
+	w.mu.Lock()
+	if w.closed {
+		w.mu.Unlock()
+		return job.Errorf(job.Unavailable, job.ReasonShuttingDown, "ledger: %s: the ledger is closed", name)
 	}
-	o := &op{ctx: ctx, name: name, fn: fn, done: make(chan struct{})}
+	w.queue = append(w.queue, o)
+	w.mu.Unlock()
+	w.signal()
+	return <-o.done
+}
+
+func (w *writer) signal() {
 	select {
-	case w.ops <- o:
-	case <-w.quit:
-		return closedError()
-	case <-ctx.Done():
-		return fmt.Errorf("ledger: %s: %w", name, ctx.Err())
-	}
-	select {
-	case <-o.done:
-		return o.err
-	case <-w.done:
-	}
-	select {
-	case <-o.done: // answered at the last moment
-		return o.err
+	case w.work <- struct{}{}:
 	default:
-		return closedError()
 	}
 }
 
-func closedError() error {
-	return job.Errorf(job.Unavailable, job.ReasonLedgerDown, "the ledger is closed")
-}
-
+// stop ends the writer once everything in line is done.
 func (w *writer) stop() error {
-	select {
-	case <-w.quit:
-		<-w.done
-		return nil
-	default:
+	w.mu.Lock()
+	first := !w.closed
+	w.closed = true
+	w.mu.Unlock()
+	w.signal()
+	<-w.stopped
+	if first {
+		return w.err
 	}
-	close(w.quit)
-	<-w.done
-	_, err := w.c.exec("PRAGMA wal_checkpoint(TRUNCATE)")
-	return errors.Join(err, w.c.close())
+	return nil
 }
 
 func (w *writer) run() {
-	defer close(w.done)
-	for {
-		select {
-		case o := <-w.ops:
-			w.group(o)
-		case <-w.quit:
-			return
+	defer close(w.stopped)
+	for range w.work {
+		for {
+			// Callers that were just answered often come back at once: let those
+			// that can run get in line, so that they share the next commit. This
+			// is a place in the scheduler's queue, not a delay.
+			runtime.Gosched()
+			ops, closed := w.next()
+			if len(ops) > 0 {
+				w.runBatch(ops)
+				continue
+			}
+			if closed {
+				w.err = w.finish()
+				return
+			}
+			break
 		}
 	}
 }
 
-// group runs the first operation and all that wait behind it.
-func (w *writer) group(first *op) {
-	ops := []*op{first}
-	for len(ops) < groupMost {
-		select {
-		case o := <-w.ops:
-			ops = append(ops, o)
-			continue
-		default:
-		}
-		break
+// next takes what fits into one transaction from the line.
+func (w *writer) next() (ops []*op, closed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, weight := 0, 0
+	for n < len(w.queue) && (n == 0 || weight+w.queue[n].weight <= batchWeight) {
+		weight += w.queue[n].weight
+		n++
 	}
-	if err := w.commit(ops); err != nil {
-		// Nothing of it was stored: the in-memory view starts anew.
-		for _, o := range ops {
-			if o.err == nil {
-				o.err = err
+	ops, w.queue = w.queue[:n:n], w.queue[n:]
+	if len(w.queue) == 0 {
+		w.queue = nil
+	}
+	return ops, w.closed
+}
+
+// finish leaves a single file behind where it can.
+func (w *writer) finish() error {
+	var busy, log, done int64
+	if _, err := w.c.get("PRAGMA wal_checkpoint(TRUNCATE)", nil, &busy, &log, &done); err != nil {
+		w.log.Warn("checkpoint at close failed; the next start makes up for it", "error", err)
+	}
+	return w.c.close()
+}
+
+// runBatch runs ops in one transaction. If the database failed it, each is
+// tried alone: one call that does not fit on the disk fails alone.
+func (w *writer) runBatch(ops []*op) {
+	errs := make([]error, len(ops))
+	err := w.try(ops, errs)
+	if err != nil && len(ops) > 1 && job.CodeOf(err) != job.Unknown {
+		for i := range ops {
+			errs[i] = nil
+			if err := w.try(ops[i:i+1], errs[i:i+1]); err != nil {
+				errs[i] = err
 			}
 		}
-		if err := w.loadSlices(); err != nil {
-			w.log.Error("cannot read the archive's slices", "err", err)
-		}
+		err = nil
 	}
-	for _, o := range ops {
-		close(o.done)
+	for i, o := range ops {
+		if err != nil {
+			errs[i] = err
+		}
+		o.done <- errs[i]
 	}
 }
 
-func (w *writer) commit(ops []*op) error {
+// try is one transaction. Its error is of the whole of it: nothing was stored.
+// Else each op has its own error, and only those without one were stored.
+func (w *writer) try(ops []*op, errs []error) error {
+	if w.mem == nil {
+		mem, err := loadMemory(w.c)
+		if err != nil {
+			return wrapError("reload", err)
+		}
+		w.mem = mem
+	}
 	if _, err := w.c.exec("BEGIN IMMEDIATE"); err != nil {
 		return wrapError("begin", err)
 	}
-	for _, o := range ops {
-		if o.ctx.Err() != nil {
-			o.err = fmt.Errorf("ledger: %s: %w", o.name, o.ctx.Err())
+	stored := 0
+	for i, o := range ops {
+		if errs[i] = o.ctx.Err(); errs[i] != nil {
 			continue
 		}
-		if err := w.isolated(o); err != nil {
-			_, _ = w.c.exec("ROLLBACK") // SQLite may have rolled back already
-			return wrapError(o.name, err)
+		errs[i] = w.runOp(o, len(ops) > 1)
+		if fatal(errs[i]) {
+			w.abort()
+			return wrapError(o.name, errs[i])
+		}
+		if errs[i] == nil {
+			stored++
+		} else {
+			errs[i] = wrapError(o.name, errs[i])
 		}
 	}
-	if _, err := w.c.exec("COMMIT"); err != nil {
-		_, _ = w.c.exec("ROLLBACK")
-		return commitError(err)
-	}
-	return nil
-}
-
-// isolated runs one operation so that its failure undoes it alone. The error it
-// returns is one that ends the whole transaction.
-func (w *writer) isolated(o *op) error {
-	if _, err := w.c.exec("SAVEPOINT op"); err != nil {
+	if stored == 0 {
+		_, err := w.c.exec("ROLLBACK")
+		w.mem.dirty = map[counterKey]struct{}{}
 		return err
 	}
-	t := &tx{w: w, c: w.c, deltas: map[counterKey]int64{}}
+	err := w.mem.store(w.c)
+	if err == nil {
+		if _, err = w.c.exec("COMMIT"); err == nil {
+			return nil
+		}
+		err = commitError(err)
+	}
+	w.abort()
+	return wrapError("commit", err)
+}
+
+// abort rolls back and forgets what was in memory of the transaction.
+func (w *writer) abort() {
+	_, _ = w.c.exec("ROLLBACK") // fails only where SQLite has rolled back already
+	w.mem = nil
+}
+
+// runOp runs one op, apart from its neighbours if it has some: what fails
+// leaves neither rows nor memory behind.
+func (w *writer) runOp(o *op, apart bool) error {
+	if apart {
+		if _, err := w.c.exec("SAVEPOINT op"); err != nil {
+			return err
+		}
+	}
+	t := &tx{conn: w.c, mem: w.mem, deltas: make(map[counterKey]int64)}
 	err := o.fn(t)
 	if err == nil {
-		err = t.flush()
+		if apart {
+			if _, err := w.c.exec("RELEASE op"); err != nil {
+				return err
+			}
+		}
+		w.mem.add(t.deltas)
+		return nil
 	}
-	if err == nil {
-		_, err = w.c.exec("RELEASE op")
-		return err
+	for i := len(t.undo) - 1; i >= 0; i-- {
+		t.undo[i]()
 	}
-	if fatal(err) {
-		return err
+	if apart && !fatal(err) {
+		for _, text := range []string{"ROLLBACK TO op", "RELEASE op"} {
+			if _, e := w.c.exec(text); e != nil {
+				return errors.Join(e, err)
+			}
+		}
 	}
-	o.err = wrapError(o.name, err)
-	if _, err := w.c.exec("ROLLBACK TO op"); err != nil {
-		return err
-	}
-	if _, err := w.c.exec("RELEASE op"); err != nil {
-		return err
-	}
-	return w.loadSlices()
+	return err
 }
 
-// tx is one operation's part of a transaction.
+// tx is an op's view of the transaction.
 type tx struct {
-	w      *writer
-	c      *conn
+	*conn
+	mem    *memory
 	deltas map[counterKey]int64
+	undo   []func() // takes back what the op changed in memory
 }
 
-type counterKey struct {
-	queue, kind string
-	state       job.State
-	slice       int64
-	lane        job.Lane
+// count adds n to the counter of a job as it stands; slice is 0 but for
+// archived jobs.
+func (t *tx) count(j *job.Job, slice, n int64) {
+	t.countKey(counterKey{queue: j.Queue, kind: j.Kind, state: j.State, slice: slice, lane: j.Lane}, n)
 }
 
-// count notes that a job came to (1) or left (-1) the place it stands in.
-func (t *tx) count(j *job.Job, n int64) {
-	k := counterKey{queue: j.Queue, kind: j.Kind, state: j.State}
-	switch {
-	case j.State == job.Ready:
-		k.lane = j.Lane
-	case placeOf(j.State) == archived:
-		k.slice = sliceOf(j.DoneAt)
-	case j.State == job.Deleted:
-		return
+func (t *tx) countKey(k counterKey, n int64) {
+	if k.state != job.Ready {
+		k.lane = 0
 	}
 	t.deltas[k] += n
-}
-
-func (t *tx) flush() error {
-	for k, n := range t.deltas {
-		if n == 0 {
-			continue
-		}
-		_, err := t.c.exec(`INSERT INTO counter (queue, kind, state, slice, lane, n) VALUES (?, ?, ?, ?, ?, ?)
-			ON CONFLICT DO UPDATE SET n = n + excluded.n`,
-			k.queue, k.kind, int64(k.state), k.slice, int64(k.lane), n)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// jobs runs a query of coldsql.Columns.
-func (t *tx) jobs(text string, args ...any) ([]job.Job, error) {
-	var row coldsql.Row
-	var out []job.Job
-	err := t.c.query(text, args, func(vals []driver.Value) error {
-		if err := assign(vals, row.Dest()); err != nil {
-			return err
-		}
-		j, err := row.Job()
-		out = append(out, j)
-		return err
-	})
-	return out, err
 }

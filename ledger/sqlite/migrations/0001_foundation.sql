@@ -163,3 +163,6 @@ CREATE TABLE setting (
     name  TEXT    NOT NULL PRIMARY KEY,
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Made anew with each slice; without one it is empty.
+CREATE VIEW archive AS SELECT *, 0 AS slice FROM dead WHERE false;
