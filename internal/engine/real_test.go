@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,12 +16,20 @@ import (
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
 	"github.com/errandhq/errand/ledger/postgres"
+	"github.com/errandhq/errand/ledger/sqlite"
 )
 
 // realLedgers opens a fresh ledger of each kind.
 var realLedgers = map[string]func(testing.TB) ledger.Ledger{
 	"postgres": func(t testing.TB) ledger.Ledger {
 		l, err := postgres.Open(context.Background(), testenv.Postgres(t), postgres.Options{})
+		if err != nil {
+			t.Fatalf("open: %v", err)
+		}
+		return l
+	},
+	"sqlite": func(t testing.TB) ledger.Ledger {
+		l, err := sqlite.Open(context.Background(), filepath.Join(t.TempDir(), "errand.db"), sqlite.Options{})
 		if err != nil {
 			t.Fatalf("open: %v", err)
 		}
