@@ -197,8 +197,10 @@ func (t *tx) sliceFor(doneAt time.Time) (slice, error) {
 	if _, err := t.get("SELECT sql FROM sqlite_schema WHERE name = 'dead'", nil, &ddl); err != nil {
 		return s, err
 	}
-	ddl = strings.Replace(ddl, "dead", s.table(), 1)
-	if err := t.once(ddl); err != nil {
+	// An id is not unique in the archive: a client that calls a used id fresh
+	// may run it again, and that must not make the second success impossible to store.
+	ddl = strings.Replace(strings.Replace(ddl, "dead", s.table(), 1), " UNIQUE", "", 1)
+	if err := t.once(ddl + fmt.Sprintf("; CREATE INDEX %[1]s_id ON %[1]s (id)", s.table())); err != nil {
 		return s, err
 	}
 	was := m.slices
