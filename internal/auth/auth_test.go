@@ -153,6 +153,7 @@ func TestReload(t *testing.T) {
 	await := func(what string, ok func() bool) {
 		t.Helper()
 		hup <- os.Interrupt
+		hup <- os.Interrupt // taken only after the look before it has ended
 		for end := time.Now().Add(10 * time.Second); !ok(); {
 			if time.Now().After(end) {
 				t.Fatalf("not taken up: %s", what)
@@ -160,9 +161,14 @@ func TestReload(t *testing.T) {
 			hup <- os.Interrupt
 		}
 	}
+	// The file is renamed into place: a look in the middle of a write would
+	// find a third bad state.
 	replace := func(text string) {
 		t.Helper()
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
 			t.Fatal(err)
 		}
 	}
