@@ -22,8 +22,8 @@ func (e *Engine) Redrive(ctx context.Context, ids []job.ID, rate float64) ([]Job
 		return nil, err
 	}
 	pace := newPace(rate, 0)
-	applied, err := e.change(ctx, ids, "redrive", func(j *job.Job, m job.Move) error {
-		m.Event, m.Delay = job.Redrive, pace.delay(j.ID)
+	applied, err := e.change(ctx, ids, job.Redrive, func(j *job.Job, m job.Move) error {
+		m.Delay = pace.delay(j.ID)
 		return e.rules.Step(j, m)
 	})
 	if err != nil {
@@ -43,8 +43,8 @@ func (e *Engine) RedriveWhere(ctx context.Context, f ledger.DeadFilter, rate flo
 		return RedrivePage{}, job.Errorf(job.InvalidArgument, job.ReasonBadField, "done %d is negative", done)
 	}
 	pace := newPace(rate, done)
-	applied, err := e.dead(ctx, f, "redrive", func(j *job.Job, m job.Move) error {
-		m.Event, m.Delay = job.Redrive, pace.delay(j.ID)
+	applied, err := e.dead(ctx, f, job.Redrive, func(j *job.Job, m job.Move) error {
+		m.Delay = pace.delay(j.ID)
 		return e.rules.Step(j, m)
 	})
 	if err != nil {
@@ -69,10 +69,7 @@ func (e *Engine) RedriveWhere(ctx context.Context, f ledger.DeadFilter, rate flo
 // Purge removes a page of the dead letters that f chooses, and reports whether
 // there may be more.
 func (e *Engine) Purge(ctx context.Context, f ledger.DeadFilter) (purged int, more bool, err error) {
-	applied, err := e.dead(ctx, f, "purge", func(j *job.Job, m job.Move) error {
-		m.Event = job.Delete
-		return e.rules.Step(j, m)
-	})
+	applied, err := e.dead(ctx, f, job.Delete, e.rules.Step)
 	if err != nil {
 		return 0, false, err
 	}
@@ -94,18 +91,18 @@ func (e *Engine) CountDead(ctx context.Context, f ledger.DeadFilter) (n int, cap
 	return min(n, deadCountCap), n > deadCountCap, nil
 }
 
-// dead applies fn to a page of dead letters.
-func (e *Engine) dead(ctx context.Context, f ledger.DeadFilter, verb string, fn func(*job.Job, job.Move) error) ([]ledger.Applied, error) {
+// dead applies fn, with a move of event, to a page of dead letters.
+func (e *Engine) dead(ctx context.Context, f ledger.DeadFilter, event job.Event, fn func(*job.Job, job.Move) error) ([]ledger.Applied, error) {
 	now, err := e.clock.now(ctx)
 	if err != nil {
 		return nil, err
 	}
 	pick := ledger.Pick{Dead: &f, Limit: job.MaxPage}
-	applied, err := e.ledger.Apply(ctx, now, pick, func(j *job.Job) error { return fn(j, job.Move{Now: now}) })
+	applied, err := e.ledger.Apply(ctx, now, pick, func(j *job.Job) error { return fn(j, job.Move{Event: event, Now: now}) })
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", verb, err)
+		return nil, fmt.Errorf("%s dead letters: %w", event, err)
 	}
-	e.follow(applied)
+	e.follow(event, applied)
 	return applied, nil
 }
 

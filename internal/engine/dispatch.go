@@ -264,5 +264,6 @@ func (e *Engine) claimOnce(ctx context.Context, tries []try) ([]ledger.Claimed, 
 	if len(claimed) != len(reqs) {
 		return nil, job.Errorf(job.Internal, "", "lease: %d answers to %d claims", len(claimed), len(reqs))
 	}
+	e.observeClaimed(claimed)
 	return claimed, nil
 }

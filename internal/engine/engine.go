@@ -27,6 +27,7 @@ type Config struct {
 	Logger       *slog.Logger         // discards by default
 	Rand         func() float64       // math/rand/v2 by default; for the jitter
 	Monotonic    func() time.Duration // time since some fixed moment; for tests of the keeper
+	Observers    []Observer           // hear of every change that this process commits
 }
 
 // Item is one job to enqueue: Job's producer fields, and what only the enqueue knows.

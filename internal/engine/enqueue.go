@@ -187,7 +187,11 @@ func (e *Engine) insert(ctx context.Context, now time.Time, rows []ledger.Item) 
 		alone = alone || rows[i].IdempotencyKey != "" || rows[i].Job.UniqueKey != ""
 	}
 	if alone {
-		return e.ledger.Insert(ctx, now, rows)
+		inserted, err := e.ledger.Insert(ctx, now, rows)
+		if err == nil {
+			e.observeInserted(rows, inserted)
+		}
+		return inserted, err
 	}
 	return e.inserts.do(ctx, rows)
 }
@@ -197,7 +201,11 @@ func (e *Engine) commitInserts(ctx context.Context, rows []ledger.Item) ([]ledge
 	if err != nil {
 		return nil, err
 	}
-	return e.ledger.Insert(ctx, now, rows)
+	inserted, err := e.ledger.Insert(ctx, now, rows)
+	if err == nil {
+		e.observeInserted(rows, inserted)
+	}
+	return inserted, err
 }
 
 // answerInserted turns the ledger's word about an item into the producer's answer.

@@ -50,11 +50,10 @@ var errAsIs = errors.New("already so")
 // Cancelled. Cancelling twice is no error; a job that succeeded answers with
 // reason BAD_TRANSITION.
 func (e *Engine) Cancel(ctx context.Context, ids []job.ID) ([]JobResult, error) {
-	applied, err := e.change(ctx, ids, "cancel", func(j *job.Job, m job.Move) error {
+	applied, err := e.change(ctx, ids, job.Cancel, func(j *job.Job, m job.Move) error {
 		if j.State == job.Cancelled || j.State == job.Running && j.CancelRequested {
 			return errAsIs
 		}
-		m.Event = job.Cancel
 		return e.rules.Step(j, m)
 	})
 	if err != nil {
@@ -70,18 +69,15 @@ func (e *Engine) Cancel(ctx context.Context, ids []job.ID) ([]JobResult, error) 
 
 // Delete removes jobs in any state but running.
 func (e *Engine) Delete(ctx context.Context, ids []job.ID) ([]JobResult, error) {
-	applied, err := e.change(ctx, ids, "delete", func(j *job.Job, m job.Move) error {
-		m.Event = job.Delete
-		return e.rules.Step(j, m)
-	})
+	applied, err := e.change(ctx, ids, job.Delete, e.rules.Step)
 	if err != nil {
 		return nil, err
 	}
 	return results(ids, applied), nil
 }
 
-// change applies fn to the jobs of ids, with answers in their order.
-func (e *Engine) change(ctx context.Context, ids []job.ID, verb string, fn func(*job.Job, job.Move) error) ([]ledger.Applied, error) {
+// change applies fn, with a move of event, to the jobs of ids, with answers in their order.
+func (e *Engine) change(ctx context.Context, ids []job.ID, event job.Event, fn func(*job.Job, job.Move) error) ([]ledger.Applied, error) {
 	if err := checkIDs(ids); err != nil {
 		return nil, err
 	}
@@ -89,11 +85,11 @@ func (e *Engine) change(ctx context.Context, ids []job.ID, verb string, fn func(
 	if err != nil {
 		return nil, err
 	}
-	applied, err := e.applyIDs(ctx, ids, func(j *job.Job) error { return fn(j, job.Move{Now: now}) })
+	applied, err := e.applyIDs(ctx, ids, func(j *job.Job) error { return fn(j, job.Move{Event: event, Now: now}) })
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", verb, err)
+		return nil, fmt.Errorf("%s: %w", event, err)
 	}
-	e.follow(applied)
+	e.follow(event, applied)
 	return applied, nil
 }
 

@@ -244,13 +244,16 @@ func (e *Engine) sweepOnce(ctx context.Context, of ledger.SessionState, names ma
 	if err != nil {
 		return 0, err
 	}
+	event := job.Release
+	if of == ledger.SessionDead {
+		event = job.Crash
+	}
 	applied, err := e.ledger.Apply(ctx, now, ledger.Pick{Orphans: of, Limit: job.MaxBatch}, func(j *job.Job) error {
-		if of != ledger.SessionDead {
-			return e.rules.Step(j, job.Move{Event: job.Release, Now: now})
+		m := job.Move{Event: event, Now: now}
+		if event == job.Crash {
+			m.Failure = job.Failure{Message: "the worker's session died while the job was running", Worker: names[j.Session]}
 		}
-		return e.rules.Step(j, job.Move{Event: job.Crash, Now: now, Failure: job.Failure{
-			Message: "the worker's session died while the job was running", Worker: names[j.Session],
-		}})
+		return e.rules.Step(j, m)
 	})
 	if err != nil {
 		return 0, err
@@ -269,6 +272,6 @@ func (e *Engine) sweepOnce(ctx context.Context, of ledger.SessionState, names ma
 		e.rescued.Add(int64(n))
 		e.log.Info("jobs rescued", "of_sessions", of.String(), "jobs", n, "dead_letters", dead)
 	}
-	e.follow(applied)
+	e.follow(event, applied)
 	return len(applied), nil
 }

@@ -134,7 +134,11 @@ func (e *Engine) commitSucceeds(ctx context.Context, rows []ledger.Success) ([]b
 	if err != nil {
 		return nil, err
 	}
-	return e.ledger.Succeed(ctx, now, rows)
+	ok, err := e.ledger.Succeed(ctx, now, rows)
+	if err == nil {
+		e.observeSucceeded(now, rows, ok)
+	}
+	return ok, err
 }
 
 // commitSettles settles by the rules, one Apply for all jobs. Of two
@@ -197,14 +201,15 @@ func (e *Engine) settleOnce(ctx context.Context, items []held, in map[job.ID]int
 		}
 		answers[in[ids[k]]] = answer
 	}
-	e.follow(applied)
+	e.follow(0, applied)
 	return nil
 }
 
 // follow tells whoever is concerned what became of jobs: waiting workers of
 // those that are ready, the promoter of those that soon will be, and
-// whoever waits for those that ended.
-func (e *Engine) follow(applied []ledger.Applied) {
+// whoever waits for those that ended. event is what moved them: see observeApplied.
+func (e *Engine) follow(event job.Event, applied []ledger.Applied) {
+	e.observeApplied(event, applied)
 	var queues []string
 	var done []job.ID
 	for i := range applied {

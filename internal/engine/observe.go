@@ -1,0 +1,108 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
+)
+
+// Events of a Change that are none of a job's own.
+const (
+	EventEnqueue job.Event = 0    // the job was made
+	EventNote    job.Event = 0xff // its holder left a progress note
+)
+
+// Change is one job's move, as this process has committed it.
+type Change struct {
+	Event job.Event // of package job, EventEnqueue or EventNote
+	From  job.State // 0: it was not there
+	// Job is as it is now; read only, and not after Observe has returned. Of a
+	// success that took the hot path it has what the ledger told: see ledger.Succeeded.
+	Job *job.Job
+}
+
+// Observer hears of the changes that this process commits: views and meters are
+// fed by it. It hears of each once, right after the commit, but of none that
+// other processes make and of none whose commit's fate is unknown: what it keeps is never the truth.
+type Observer interface {
+	// Observe is called by the goroutine that committed, before the caller has
+	// its answer: it must be quick, and never wait for anything outside.
+	Observe(changes []Change)
+}
+
+// tell passes changes on to the observers.
+func (e *Engine) tell(changes []Change) {
+	if len(changes) == 0 {
+		return
+	}
+	for _, o := range e.conf.Observers {
+		o.Observe(changes)
+	}
+}
+
+// observing spares callers the making of changes that nobody would hear of.
+func (e *Engine) observing() bool { return len(e.conf.Observers) > 0 }
+
+func (e *Engine) observeInserted(rows []ledger.Item, inserted []ledger.Inserted) {
+	if !e.observing() {
+		return
+	}
+	changes := make([]Change, 0, len(rows))
+	for i := range rows {
+		if inserted[i].Outcome == ledger.InsertedNew {
+			changes = append(changes, Change{Event: EventEnqueue, Job: &rows[i].Job})
+		}
+	}
+	e.tell(changes)
+}
+
+func (e *Engine) observeClaimed(claimed []ledger.Claimed) {
+	if !e.observing() {
+		return
+	}
+	var changes []Change
+	for i := range claimed {
+		for k := range claimed[i].Jobs {
+			changes = append(changes, Change{Event: job.Lease, From: job.Ready, Job: &claimed[i].Jobs[k]})
+		}
+	}
+	e.tell(changes)
+}
+
+// observeSucceeded tells of successes that took the hot path.
+func (e *Engine) observeSucceeded(now time.Time, rows []ledger.Success, ok []bool) {
+	if !e.observing() {
+		return
+	}
+	changes := make([]Change, 0, len(rows))
+	for i := range rows {
+		if ok[i] {
+			changes = append(changes, Change{Event: job.Succeed, From: job.Running, Job: &job.Job{
+				ID: rows[i].ID, Token: rows[i].Token, State: job.Succeeded, DoneAt: now, Result: rows[i].Result,
+			}})
+		}
+	}
+	e.tell(changes)
+}
+
+// observeApplied tells of jobs that an Apply moved. event is 0 for settles,
+// whose jobs say themselves how they were settled.
+func (e *Engine) observeApplied(event job.Event, applied []ledger.Applied) {
+	if !e.observing() {
+		return
+	}
+	changes := make([]Change, 0, len(applied))
+	for i := range applied {
+		a := &applied[i]
+		if a.Err != nil {
+			continue
+		}
+		c := Change{Event: event, From: a.From, Job: &a.Job}
+		if event == 0 {
+			c.Event = a.Job.SettledAs
+		}
+		changes = append(changes, c)
+	}
+	e.tell(changes)
+}
