@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Regenerates the Go code of the wire contract. Needs protoc (Debian:
-# protobuf-compiler); the plugins come from go.mod's tool lines, so that every
+# protobuf-compiler and libprotobuf-dev); the plugins come from go.mod's tool lines, so that every
 # machine makes the same bytes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
