@@ -32,6 +32,7 @@ type Ledger interface {
 	Sessions
 	Queues
 	Reader
+	Carried
 
 	// Now returns the ledger's own clock: the only wall clock that decides
 	// anything.
@@ -166,6 +167,61 @@ type Claim struct {
 	Kinds    []string // empty: every kind
 	Max      int
 	MaxBytes int
+
+	// Refs, if there are any, are the only jobs that the request may get, by id
+	// and token: those that are Ready in this queue under that very token, of
+	// Kinds, neither suspects nor expired, at most Max and MaxBytes of them, in
+	// the order of Refs. All others change nothing. It never waits for a row
+	// lock: a locked row is passed over.
+	Refs []Ref
+
+	// SuspectsOnly asks for LaneSuspect alone.
+	SuspectsOnly bool
+}
+
+// Ref names a ready job to whoever may lease it by name.
+type Ref struct {
+	ID    job.ID
+	Token int64 // of the job while it is Ready
+	Kind  string
+	Lane  job.Lane
+	Seq   int64
+}
+
+// Carried is what the relay needs, for queues whose jobs a broker carries.
+type Carried interface {
+	// Heads returns for each request the refs of the first ready jobs of its
+	// queue, in the order in which Claim would give them (lane, then seq, merged
+	// over Kinds; suspects and expired jobs left out), at most Max, and whether the
+	// queue is paused: then there are none. It takes no lock, and costs what a Claim
+	// of as many jobs reads: neither the backlog nor rows that are dead. A job that became
+	// ready in a transaction that committed late is found within half a second
+	// of a later call.
+	Heads(ctx context.Context, now time.Time, reqs []Head) ([]Headed, error)
+
+	// HoldRelay makes holder the leader of the relay for ttl from now, if it
+	// is that already or nobody is: it reports whether it now is, and the epoch,
+	// which grows with each change of holder. ttl <= 0 gives the lead up. One
+	// row for all queues. Correctness never depends on it.
+	HoldRelay(ctx context.Context, now time.Time, holder job.ID, ttl time.Duration) (leads bool, epoch int64, err error)
+
+	// Identity returns a name of this ledger, made with it and never changed:
+	// 16 lower-case letters and digits. It keeps the topics of ledgers that share a
+	// broker apart.
+	Identity(ctx context.Context) (string, error)
+}
+
+// Head asks for refs.
+type Head struct {
+	Queue string
+	Kinds []string // empty: every kind
+	Max   int
+}
+
+// Headed is the answer to a Head.
+type Headed struct {
+	Refs   []Ref
+	Paused bool
 }
 
 // Claimed is the answer to a Claim.
@@ -287,7 +343,7 @@ type Lease struct {
 	CancelRequested bool
 }
 
-// Queues are settings and counters. A queue needs no row until it is paused.
+// Queues are settings and counters. A queue needs no row until it is paused or routed.
 type Queues interface {
 	// SetPaused pauses or resumes a queue, known or not. Once it returned, no
 	// Claim gives a job of a paused queue.
@@ -295,6 +351,13 @@ type Queues interface {
 
 	// Paused returns the queues that are paused.
 	Paused(ctx context.Context) ([]string, error)
+
+	// SetRoute stores by which carrier the jobs of a queue go, known or not;
+	// "" forgets it. The ledger does not ask what the name means.
+	SetRoute(ctx context.Context, now time.Time, queue, route string) error
+
+	// Routes returns the routes that were stored, by queue.
+	Routes(ctx context.Context) (map[string]string, error)
 
 	// Counts returns how many jobs are now kept, by queue, kind and state, from
 	// counters that every write keeps: it never counts jobs. Counts of zero may be
