@@ -55,6 +55,8 @@ const (
 	ReasonLedgerLocked     Reason = "LEDGER_LOCKED"      // another process owns the SQLite file
 	ReasonSchemaTooNew     Reason = "SCHEMA_TOO_NEW"     // the database was migrated by a newer Errand
 	ReasonSchemaTooOld     Reason = "SCHEMA_TOO_OLD"     // migrations are pending and --migrate=check is set
+	ReasonNoBroker         Reason = "NO_BROKER"          // the route's broker is none of this server's
+	ReasonBrokerDown       Reason = "BROKER_UNAVAILABLE" // the carrier cannot be reached; jobs go on without it
 	ReasonUnauthenticated  Reason = "UNAUTHENTICATED"
 	ReasonPermissionDenied Reason = "PERMISSION_DENIED"
 )

@@ -56,18 +56,20 @@ type leased struct {
 // want is what a waiter asks of a queue; waiters with the same want are served in turn.
 type want struct{ queue, kinds string }
 
-// try is one request of a round.
+// try is one request of a claim. With refs it asks for those jobs alone.
 type try struct {
 	w    *waiter
 	want want
+	refs []ledger.Ref
 }
 
 func newDispatcher() *dispatcher {
 	return &dispatcher{bell: make(chan struct{}, 1)}
 }
 
-// join adds a waiter, which will be tried at once.
-func (d *dispatcher) join(w *waiter) error {
+// join adds a waiter, which will be tried at once for those of its queues that
+// are not carried.
+func (d *dispatcher) join(w *waiter, carried func(queue string) bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.ended {
@@ -77,8 +79,10 @@ func (d *dispatcher) join(w *waiter) error {
 		return job.Errorf(job.ResourceExhausted, "", "%d calls wait for jobs already: try again later, or another server", len(d.waiters))
 	}
 	d.gen++
-	for i := range w.marks {
-		w.marks[i] = d.gen
+	for i, q := range w.queues {
+		if w.once || !carried(q) {
+			w.marks[i] = d.gen
+		}
 	}
 	d.waiters = append(d.waiters, w)
 	ring(d.bell)
@@ -134,10 +138,10 @@ func (d *dispatcher) round() ([]try, uint64) {
 	alike := map[want]int{}
 	for _, w := range d.waiters {
 		i := slices.IndexFunc(w.marks, func(m uint64) bool { return m > 0 })
-		if i < 0 {
+		if i < 0 || w.flying {
 			continue
 		}
-		t := try{w: w, want: want{w.queues[i], w.kindsKey}}
+		t := try{w: w, want: want{queue: w.queues[i], kinds: w.kindsKey}}
 		if alike[t.want]++; alike[t.want] > roundAlike {
 			continue
 		}
@@ -158,6 +162,9 @@ func (d *dispatcher) land(tries []try, gen uint64, answers []leased) {
 	tired := map[want]bool{}
 	for k, t := range tries {
 		t.w.flying = false
+		if t.w.gone {
+			continue // the dispatcher has ended: the session's next Extend gives the jobs back
+		}
 		a := answers[k]
 		if a.err == nil && len(a.jobs) == 0 {
 			tired[t.want] = true
@@ -175,8 +182,11 @@ func (d *dispatcher) land(tries []try, gen uint64, answers []leased) {
 			}
 			marked = marked || w.marks[i] > 0
 		}
-		if w.once && !marked && !w.gone {
+		if w.once && !marked && !w.gone && !w.flying {
 			w.reply(leased{})
+		}
+		if marked && !w.gone {
+			ring(d.bell) // it was in the claim of another
 		}
 		switch {
 		case w.gone:
@@ -250,12 +260,11 @@ func (e *Engine) claimOnce(ctx context.Context, tries []try) ([]ledger.Claimed, 
 	if err != nil {
 		return nil, err
 	}
-	reqs := make([]ledger.Claim, len(tries))
+	var reqs []ledger.Claim
+	from := make([]int, len(tries)+1)
 	for k, t := range tries {
-		reqs[k] = ledger.Claim{
-			Session: t.w.session, Call: t.w.call, Queue: t.want.queue, Kinds: t.w.kinds,
-			Max: t.w.max, MaxBytes: job.MaxBatchBytes,
-		}
+		reqs = append(reqs, e.claimsOf(t)...)
+		from[k+1] = len(reqs)
 	}
 	claimed, err := e.ledger.Claim(ctx, now, reqs)
 	if err != nil {
@@ -265,5 +274,49 @@ func (e *Engine) claimOnce(ctx context.Context, tries []try) ([]ledger.Claimed, 
 		return nil, job.Errorf(job.Internal, "", "lease: %d answers to %d claims", len(claimed), len(reqs))
 	}
 	e.observeClaimed(claimed)
-	return claimed, nil
+	joined := make([]ledger.Claimed, len(tries))
+	for k := range tries {
+		joined[k] = merge(claimed[from[k]:from[k+1]])
+	}
+	return joined, nil
+}
+
+// claimsOf makes the requests of a try. Of a queue whose refs a carrier brings
+// only what never goes by a carrier is asked for: suspects, and kinds that not every worker
+// of the queue takes.
+func (e *Engine) claimsOf(t try) []ledger.Claim {
+	c := ledger.Claim{
+		Session: t.w.session, Call: t.w.call, Queue: t.want.queue, Kinds: t.w.kinds,
+		Max: t.w.max, MaxBytes: job.MaxBatchBytes, Refs: t.refs,
+	}
+	if len(t.refs) > 0 || t.w.once || !e.carried(t.want.queue) {
+		return []ledger.Claim{c}
+	}
+	rest, all := e.routing.crew(t.want.queue).rest(t.w.kinds)
+	if all {
+		return []ledger.Claim{c}
+	}
+	suspect := c
+	suspect.SuspectsOnly, suspect.Max, suspect.MaxBytes = true, 1, e.conf.MaxPayload
+	c.Kinds = rest
+	switch {
+	case len(rest) == 0 || c.Max == 1 && t.w.call%2 == 0: // one hand: now for the one, now for the other
+		return []ledger.Claim{suspect}
+	case c.Max == 1:
+		return []ledger.Claim{c}
+	}
+	c.Max, c.MaxBytes = c.Max-1, c.MaxBytes-suspect.MaxBytes
+	return []ledger.Claim{suspect, c}
+}
+
+// merge makes one answer of the answers to a try's requests.
+func merge(parts []ledger.Claimed) ledger.Claimed {
+	all := parts[0]
+	for _, p := range parts[1:] {
+		all.Jobs = append(all.Jobs, p.Jobs...)
+		if all.Err == nil {
+			all.Err = p.Err
+		}
+	}
+	return all
 }

@@ -46,5 +46,10 @@ func (e *Engine) Ready(ctx context.Context) error {
 
 // Info returns what the engine has counted since its start.
 func (e *Engine) Info() Info {
-	return Info{StaleResults: e.stale.Load(), Rescued: e.rescued.Load(), Brake: e.brake.Load()}
+	relay := &e.relay.stats
+	return Info{
+		StaleResults: e.stale.Load(), Rescued: e.rescued.Load(), Brake: e.brake.Load(),
+		RelayLeads: relay.leads.Load(), RefsPublished: relay.published.Load(), Republished: relay.republished.Load(),
+		RefsReturned: relay.returned.Load(), LeasedByRef: e.carry.leased.Load(),
+	}
 }

@@ -10,6 +10,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/errandhq/errand/broker"
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
 )
@@ -28,7 +31,25 @@ type Config struct {
 	Rand         func() float64       // math/rand/v2 by default; for the jitter
 	Monotonic    func() time.Duration // time since some fixed moment; for tests of the keeper
 	Observers    []Observer           // hear of every change that this process commits
+
+	Brokers      map[string]broker.Broker // by route name; they stay the caller's to close. None: every queue is leased directly
+	DefaultRoute string                   // of queues without a route of their own: direct by default
+	RefTTL       time.Duration            // 30 s: a ref that was published and not leased for so long is published again
+	Roles        Role                     // all by default
 }
+
+// Role is a part of a server's work. Roles are joined by |.
+type Role uint8
+
+// The roles. Several processes may have each: relays choose a leader, keepers
+// do not get into each other's way.
+const (
+	RoleAPI    Role = 1 << iota // answers calls, leases jobs
+	RoleRelay                   // publishes refs to the carriers
+	RoleKeeper                  // rescues, promotes, expires, keeps house
+
+	allRoles = RoleAPI | RoleRelay | RoleKeeper
+)
 
 // Item is one job to enqueue: Job's producer fields, and what only the enqueue knows.
 type Item struct {
@@ -117,6 +138,7 @@ type Settled struct {
 type QueueInfo struct {
 	Queue       string
 	Paused      bool
+	Route       string // as in effect: direct, or the name of a carrier
 	Counts      map[job.State]int64
 	OldestReady time.Duration // zero: nothing ready
 	HasReady    bool
@@ -135,6 +157,12 @@ type Info struct {
 	StaleResults int64
 	Rescued      int64
 	Brake        bool
+
+	RelayLeads    bool  // this process publishes refs to the carriers
+	RefsPublished int64 // by this process; a ref counts as often as it was published
+	Republished   int64 // of those: published before, and not leased in time
+	RefsReturned  int64 // taken back by this process: a server could not use them
+	LeasedByRef   int64 // jobs leased by this process because a carrier brought their refs
 }
 
 // RedrivePage is the answer to one page of a redrive.
@@ -153,6 +181,7 @@ type RedrivePage struct {
 //	extend.go   Extend               queues.go   Queues, Pause, Resume
 //	wait.go     Wait                 wake.go     Wake
 //	clock.go    Now                  drain.go    Drain, Ready, Info
+//	routes.go   SetRoute
 //
 // Nothing is answered unless Run runs: the calls that write go through loops
 // that Run owns.
@@ -177,6 +206,9 @@ type Engine struct {
 	depth    *depth
 	waits    *waits
 	queues   shared[[]QueueInfo]
+	routing  routing
+	relay    *relay
+	carry    *carry
 
 	draining chan struct{} // closed by Drain
 	stopped  chan struct{} // closed when Run ends
@@ -204,6 +236,9 @@ func New(l ledger.Ledger, c Config) *Engine {
 		notes:    newNotes(),
 		depth:    newDepth(c.MaxDepth),
 		waits:    newWaits(),
+		routing:  routing{bell: make(chan struct{}, 1)},
+		relay:    newRelay(job.ID(uuid.New())),
+		carry:    newCarry(),
 		draining: make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
@@ -228,6 +263,13 @@ func (c Config) withDefaults() Config {
 	set(&c.Keep.Idempotency, ledger.DefaultKeep.Idempotency)
 	if c.MaxPayload <= 0 {
 		c.MaxPayload = job.MaxPayload
+	}
+	set(&c.RefTTL, refTTL)
+	if c.DefaultRoute == "" {
+		c.DefaultRoute = DirectRoute
+	}
+	if c.Roles == 0 {
+		c.Roles = allRoles
 	}
 	if c.CrashLimit <= 0 {
 		c.CrashLimit = 3

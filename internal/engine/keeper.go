@@ -104,17 +104,17 @@ func (e *Engine) keep(ctx context.Context) error {
 		return fmt.Errorf("look at the sessions: %w", err)
 	}
 	names := k.learn(list)
+	e.sessions.prune(e.conf.Monotonic() - 4*e.conf.SessionTTL)
+	if e.conf.Roles&RoleKeeper == 0 {
+		return nil // it only remembers names
+	}
 	silent, live := e.observe(list)
 	for _, s := range e.doomed(silent, live) {
 		if err := e.end(ctx, s); err != nil {
 			return err
 		}
 	}
-	if err := e.sweep(ctx, names); err != nil {
-		return err
-	}
-	e.sessions.prune(e.conf.Monotonic() - 4*e.conf.SessionTTL)
-	return nil
+	return e.sweep(ctx, names)
 }
 
 // observe takes the pulses and returns the sessions that have been silent for

@@ -121,9 +121,10 @@ func (e *Engine) await(ctx context.Context, r *LeaseRequest) ([]job.Job, bool, e
 		kindsKey: strings.Join(r.Kinds, "\x00"), once: r.Wait == 0,
 		marks: make([]uint64, len(r.Queues)), answer: make(chan leased, 1),
 	}
-	if err := e.dispatch.join(w); err != nil {
+	if err := e.dispatch.join(w, e.carried); err != nil {
 		return nil, false, err
 	}
+	e.expectWorker(r.Queues)
 	var timeout <-chan time.Time
 	if !w.once {
 		t := time.NewTimer(r.Wait)

@@ -14,6 +14,7 @@ const ledgerPatience = 15 * time.Second
 type loop struct {
 	name string
 	run  func(context.Context)
+	of   Role // runs if the process has any of these roles
 }
 
 // Run carries the engine's loops until ctx ends, and returns nil when all of
@@ -21,24 +22,29 @@ type loop struct {
 func (e *Engine) Run(ctx context.Context) error {
 	e.running.Store(true)
 	loops := []loop{
-		{"clock", e.runClock},       // keeps step with the ledger's clock
-		{"enqueue", e.inserts.run},  // single enqueues share commits
-		{"succeed", e.succeeds.run}, // so do settles,
-		{"settle", e.settles.run},
-		{"renew", e.renewals.run},    // and renewals
-		{"dispatch", e.runDispatch},  // claims jobs for whoever waits in Lease
-		{"wake", e.runWaker},         // tells other processes of new work
-		{"listen", e.runListener},    // hears of theirs
-		{"promote", e.runPromoter},   // scheduled jobs become ready, late ones expire
-		{"keep", e.runKeeper},        // finds dead sessions, rescues their jobs
-		{"cancel", e.runCancelWatch}, // finds cancellations asked for elsewhere
-		{"progress", e.runNotes},     // writes progress notes, not too often
-		{"wait", e.runWaits},         // finds jobs that ended elsewhere
-		{"upkeep", e.runUpkeep},      // has the ledger keep house
+		{"clock", e.runClock, allRoles},                // keeps step with the ledger's clock
+		{"enqueue", e.inserts.run, allRoles},           // single enqueues share commits
+		{"succeed", e.succeeds.run, allRoles},          // so do settles,
+		{"settle", e.settles.run, allRoles},            //
+		{"renew", e.renewals.run, allRoles},            // and renewals
+		{"wake", e.runWaker, allRoles},                 // tells other processes of new work
+		{"listen", e.runListener, RoleAPI | RoleRelay}, // hears of theirs
+		{"routes", e.runRoutes, RoleAPI | RoleRelay},   // knows by which carrier each queue's jobs go
+		{"dispatch", e.runDispatch, RoleAPI},           // claims jobs for whoever waits in Lease
+		{"carry", e.runCarry, RoleAPI},                 // leases by the refs that carriers bring
+		{"cancel", e.runCancelWatch, RoleAPI},          // finds cancellations asked for elsewhere
+		{"progress", e.runNotes, RoleAPI},              // writes progress notes, not too often
+		{"wait", e.runWaits, RoleAPI},                  // finds jobs that ended elsewhere
+		{"relay", e.runRelay, RoleRelay},               // publishes refs of ready jobs, if it leads
+		{"promote", e.runPromoter, RoleKeeper},         // scheduled jobs become ready, late ones expire
+		{"keep", e.runKeeper, RoleAPI | RoleKeeper},    // finds dead sessions, rescues their jobs
+		{"upkeep", e.runUpkeep, RoleKeeper},            // has the ledger keep house
 	}
 	var group sync.WaitGroup
 	for _, l := range loops {
-		group.Go(func() { l.run(ctx) })
+		if l.of&e.conf.Roles != 0 {
+			group.Go(func() { l.run(ctx) })
+		}
 	}
 	group.Wait()
 	close(e.stopped)
@@ -64,6 +70,25 @@ func (e *Engine) every(ctx context.Context, name string, interval time.Duration,
 		case <-tick.C:
 		case <-bell:
 		}
+	}
+}
+
+// retry calls fn again, with growing pauses, until it returns nil or ctx ends.
+// fn says by well that what it does goes well.
+func (e *Engine) retry(ctx context.Context, name string, fn func(ctx context.Context, well func()) error) {
+	const first, longest = 100 * time.Millisecond, 5 * time.Second
+	ill, wait := false, first
+	well := func() { ill, wait = e.report(name, ill, nil), first }
+	for ctx.Err() == nil {
+		err := fn(ctx, well)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		ill = e.report(name, ill, err)
+		if !pause(ctx, wait/2+time.Duration(e.conf.Rand()*float64(wait/2))) {
+			return
+		}
+		wait = min(2*wait, longest)
 	}
 }
 

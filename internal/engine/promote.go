@@ -36,7 +36,7 @@ func (p *promoter) kick() { ring(p.bell) }
 // expect has it look when runAt comes, if that is before the next poll; so the
 // list never holds more than an interval's worth of grains.
 func (p *promoter) expect(e *Engine, runAt time.Time) {
-	if runAt.Sub(e.Now()) >= e.conf.PollInterval {
+	if runAt.Sub(e.Now()) >= e.conf.PollInterval || e.conf.Roles&RoleKeeper == 0 {
 		return
 	}
 	at := runAt.Truncate(promoteGrain).Add(promoteGrain)

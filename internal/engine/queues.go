@@ -12,7 +12,7 @@ import (
 	"github.com/errandhq/errand/ledger"
 )
 
-// Queues returns all queues that have jobs or are paused, by name. Calls that
+// Queues returns all queues that have jobs, are paused or have a route, by name. Calls that
 // come while one is being answered share the next answer, so that however many
 // watch, the ledger reads its counters for one at a time, and no caller
 // gets an answer from before its call.
@@ -69,6 +69,10 @@ func (e *Engine) readQueues(ctx context.Context) ([]QueueInfo, error) {
 	if err != nil {
 		return nil, err
 	}
+	routes, err := e.ledger.Routes(ctx)
+	if err != nil {
+		return nil, err
+	}
 	oldest, err := e.ledger.OldestReady(ctx)
 	if err != nil {
 		return nil, err
@@ -107,6 +111,14 @@ func (e *Engine) readQueues(ctx context.Context) ([]QueueInfo, error) {
 		q := of(o.Queue)
 		q.HasReady = true
 		q.OldestReady = max(q.OldestReady, now.Sub(o.Since))
+	}
+	for queue := range routes {
+		of(queue)
+	}
+	for name, q := range queues {
+		if q.Route = routes[name]; q.Route == "" {
+			q.Route = e.conf.DefaultRoute
+		}
 	}
 	return sorted(queues), nil
 }

@@ -49,8 +49,31 @@ func (e *Engine) wake(queues ...string) {
 	if len(queues) == 0 {
 		return
 	}
-	e.dispatch.wake(queues)
+	e.rouse(queues)
 	e.waker.add(queues)
+}
+
+// rouse tells whoever is concerned in this process that queues have work: the
+// relay of those that are carried, the waiting workers of all others, and of
+// those whose carrier is not there or does not take every kind.
+func (e *Engine) rouse(queues []string) {
+	if len(e.conf.Brokers) == 0 {
+		e.dispatch.wake(queues)
+		return
+	}
+	var direct []string
+	for _, q := range queues {
+		_, b := e.carrier(q)
+		if b != nil {
+			e.relay.wake(q)
+		}
+		if b == nil || !e.carrierUp(q) || e.routing.crew(q).mixed {
+			direct = append(direct, q)
+		}
+	}
+	if len(direct) > 0 {
+		e.dispatch.wake(direct)
+	}
 }
 
 // Wake makes jobs of a transaction of the caller's (EnqueueTx) found at once,
@@ -99,9 +122,10 @@ func (e *Engine) runListener(ctx context.Context) {
 		err := e.ledger.Listen(ctx, func(queue string) {
 			if queue == "" {
 				e.dispatch.wakeAll()
+				ring(e.relay.bell)
 				return
 			}
-			e.dispatch.wake([]string{queue})
+			e.rouse([]string{queue})
 		})
 		if ctx.Err() != nil {
 			return
