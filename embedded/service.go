@@ -131,6 +131,10 @@ func (s *service) ListQueues(ctx context.Context, r *errandv1.ListQueuesRequest)
 	return direct(ctx, s, s.api.ListQueues, r)
 }
 
+func (s *service) RouteQueue(ctx context.Context, r *errandv1.RouteQueueRequest) (*errandv1.RouteQueueResponse, error) {
+	return direct(ctx, s, s.api.RouteQueue, r)
+}
+
 func (s *service) PauseQueue(ctx context.Context, r *errandv1.PauseQueueRequest) (*errandv1.PauseQueueResponse, error) {
 	return direct(ctx, s, s.api.PauseQueue, r)
 }

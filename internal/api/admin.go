@@ -44,6 +44,14 @@ func (s *Service) ResumeQueue(ctx context.Context, r *errandv1.ResumeQueueReques
 	return &errandv1.ResumeQueueResponse{}, nil
 }
 
+// RouteQueue says by which carrier a queue's jobs go.
+func (s *Service) RouteQueue(ctx context.Context, r *errandv1.RouteQueueRequest) (*errandv1.RouteQueueResponse, error) {
+	if err := s.engine.SetRoute(ctx, r.GetQueue(), r.GetRoute()); err != nil {
+		return nil, s.fail(ctx, "RouteQueue", err)
+	}
+	return &errandv1.RouteQueueResponse{}, nil
+}
+
 // ListSessions returns the workers, newest first.
 func (s *Service) ListSessions(ctx context.Context, _ *errandv1.ListSessionsRequest) (*errandv1.ListSessionsResponse, error) {
 	sessions, err := s.engine.ListSessions(ctx)
@@ -63,6 +71,7 @@ func (s *Service) GetServerInfo(ctx context.Context, _ *errandv1.GetServerInfoRe
 	return &errandv1.GetServerInfoResponse{
 		Version: s.conf.Version, Ledger: s.conf.Ledger, MaxPayload: int64(s.conf.MaxPayload),
 		StaleResults: info.StaleResults, Rescued: info.Rescued, Brake: info.Brake,
-		Role: CallFrom(ctx).Role,
+		Role: CallFrom(ctx).Role, Brokers: s.conf.Brokers,
+		RelayLeads: info.RelayLeads, RefsPublished: info.RefsPublished, RefsRepublished: info.Republished, LeasedByRef: info.LeasedByRef,
 	}, nil
 }

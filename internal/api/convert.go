@@ -98,7 +98,7 @@ func encodeBrief(j *job.Job) *errandv1.Job {
 
 func encodeQueue(q *engine.QueueInfo) *errandv1.Queue {
 	m := &errandv1.Queue{
-		Queue: q.Queue, Paused: q.Paused,
+		Queue: q.Queue, Paused: q.Paused, Route: q.Route,
 		Scheduled: q.Counts[job.Scheduled], Ready: q.Counts[job.Ready], Running: q.Counts[job.Running],
 		Succeeded: q.Counts[job.Succeeded], Dead: q.Counts[job.Dead], Cancelled: q.Counts[job.Cancelled],
 	}

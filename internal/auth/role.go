@@ -87,6 +87,7 @@ var grants = map[string]Role{
 
 	errandv1connect.QueueServiceListQueuesProcedure:    Worker | Viewer,
 	errandv1connect.QueueServicePauseQueueProcedure:    0,
+	errandv1connect.QueueServiceRouteQueueProcedure:    0,
 	errandv1connect.QueueServiceResumeQueueProcedure:   0,
 	errandv1connect.QueueServiceListSessionsProcedure:  Viewer,
 	errandv1connect.QueueServiceGetServerInfoProcedure: all,

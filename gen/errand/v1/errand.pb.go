@@ -3062,6 +3062,7 @@ type Queue struct {
 	Cancelled     int64                  `protobuf:"varint,8,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
 	OldestReady   *durationpb.Duration   `protobuf:"bytes,9,opt,name=oldest_ready,json=oldestReady,proto3" json:"oldest_ready,omitempty"` // age of the oldest claimable job; absent if none
 	Kinds         []*QueueKind           `protobuf:"bytes,10,rep,name=kinds,proto3" json:"kinds,omitempty"`
+	Route         string                 `protobuf:"bytes,11,opt,name=route,proto3" json:"route,omitempty"` // by which its jobs go: direct, rabbitmq or kafka
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3164,6 +3165,13 @@ func (x *Queue) GetKinds() []*QueueKind {
 		return x.Kinds
 	}
 	return nil
+}
+
+func (x *Queue) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
 }
 
 type QueueKind struct {
@@ -3386,6 +3394,94 @@ func (*ResumeQueueResponse) Descriptor() ([]byte, []int) {
 	return file_errand_v1_errand_proto_rawDescGZIP(), []int{48}
 }
 
+type RouteQueueRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Queue         string                 `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	Route         string                 `protobuf:"bytes,2,opt,name=route,proto3" json:"route,omitempty"` // direct, rabbitmq or kafka; empty: the server's default
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouteQueueRequest) Reset() {
+	*x = RouteQueueRequest{}
+	mi := &file_errand_v1_errand_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteQueueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteQueueRequest) ProtoMessage() {}
+
+func (x *RouteQueueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteQueueRequest.ProtoReflect.Descriptor instead.
+func (*RouteQueueRequest) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *RouteQueueRequest) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *RouteQueueRequest) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+type RouteQueueResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouteQueueResponse) Reset() {
+	*x = RouteQueueResponse{}
+	mi := &file_errand_v1_errand_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteQueueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteQueueResponse) ProtoMessage() {}
+
+func (x *RouteQueueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteQueueResponse.ProtoReflect.Descriptor instead.
+func (*RouteQueueResponse) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{50}
+}
+
 type ListSessionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3394,7 +3490,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[49]
+	mi := &file_errand_v1_errand_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3406,7 +3502,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[49]
+	mi := &file_errand_v1_errand_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3419,7 +3515,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{49}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{51}
 }
 
 type ListSessionsResponse struct {
@@ -3431,7 +3527,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[50]
+	mi := &file_errand_v1_errand_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3443,7 +3539,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[50]
+	mi := &file_errand_v1_errand_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3456,7 +3552,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{50}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -3484,7 +3580,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_errand_v1_errand_proto_msgTypes[51]
+	mi := &file_errand_v1_errand_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3496,7 +3592,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[51]
+	mi := &file_errand_v1_errand_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3509,7 +3605,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{51}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Session) GetId() string {
@@ -3590,7 +3686,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[52]
+	mi := &file_errand_v1_errand_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3602,7 +3698,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[52]
+	mi := &file_errand_v1_errand_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3615,25 +3711,30 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{52}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{54}
 }
 
 type GetServerInfoResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	Ledger        string                 `protobuf:"bytes,2,opt,name=ledger,proto3" json:"ledger,omitempty"`                                  // sqlite or postgres
-	StaleResults  int64                  `protobuf:"varint,3,opt,name=stale_results,json=staleResults,proto3" json:"stale_results,omitempty"` // settles, heartbeats and notes refused for their token, since the start
-	Rescued       int64                  `protobuf:"varint,4,opt,name=rescued,proto3" json:"rescued,omitempty"`                               // jobs taken from dead sessions, since the start
-	Brake         bool                   `protobuf:"varint,5,opt,name=brake,proto3" json:"brake,omitempty"`                                   // mass rescue is being held back
-	MaxPayload    int64                  `protobuf:"varint,6,opt,name=max_payload,json=maxPayload,proto3" json:"max_payload,omitempty"`
-	Role          string                 `protobuf:"bytes,7,opt,name=role,proto3" json:"role,omitempty"` // what the caller's token allows
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Version         string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Ledger          string                 `protobuf:"bytes,2,opt,name=ledger,proto3" json:"ledger,omitempty"`                                  // sqlite or postgres
+	StaleResults    int64                  `protobuf:"varint,3,opt,name=stale_results,json=staleResults,proto3" json:"stale_results,omitempty"` // settles, heartbeats and notes refused for their token, since the start
+	Rescued         int64                  `protobuf:"varint,4,opt,name=rescued,proto3" json:"rescued,omitempty"`                               // jobs taken from dead sessions, since the start
+	Brake           bool                   `protobuf:"varint,5,opt,name=brake,proto3" json:"brake,omitempty"`                                   // mass rescue is being held back
+	MaxPayload      int64                  `protobuf:"varint,6,opt,name=max_payload,json=maxPayload,proto3" json:"max_payload,omitempty"`
+	Role            string                 `protobuf:"bytes,7,opt,name=role,proto3" json:"role,omitempty"`                                                // what the caller's token allows
+	Brokers         []string               `protobuf:"bytes,8,rep,name=brokers,proto3" json:"brokers,omitempty"`                                          // the carriers that this server has: rabbitmq, kafka
+	RelayLeads      bool                   `protobuf:"varint,9,opt,name=relay_leads,json=relayLeads,proto3" json:"relay_leads,omitempty"`                 // this server publishes refs to the carriers
+	RefsPublished   int64                  `protobuf:"varint,10,opt,name=refs_published,json=refsPublished,proto3" json:"refs_published,omitempty"`       // by this server, since the start
+	RefsRepublished int64                  `protobuf:"varint,11,opt,name=refs_republished,json=refsRepublished,proto3" json:"refs_republished,omitempty"` // of those: published before, and not leased in time
+	LeasedByRef     int64                  `protobuf:"varint,12,opt,name=leased_by_ref,json=leasedByRef,proto3" json:"leased_by_ref,omitempty"`           // jobs leased by this server because a carrier brought their refs
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[53]
+	mi := &file_errand_v1_errand_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3645,7 +3746,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[53]
+	mi := &file_errand_v1_errand_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3658,7 +3759,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{53}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -3708,6 +3809,41 @@ func (x *GetServerInfoResponse) GetRole() string {
 		return x.Role
 	}
 	return ""
+}
+
+func (x *GetServerInfoResponse) GetBrokers() []string {
+	if x != nil {
+		return x.Brokers
+	}
+	return nil
+}
+
+func (x *GetServerInfoResponse) GetRelayLeads() bool {
+	if x != nil {
+		return x.RelayLeads
+	}
+	return false
+}
+
+func (x *GetServerInfoResponse) GetRefsPublished() int64 {
+	if x != nil {
+		return x.RefsPublished
+	}
+	return 0
+}
+
+func (x *GetServerInfoResponse) GetRefsRepublished() int64 {
+	if x != nil {
+		return x.RefsRepublished
+	}
+	return 0
+}
+
+func (x *GetServerInfoResponse) GetLeasedByRef() int64 {
+	if x != nil {
+		return x.LeasedByRef
+	}
+	return 0
 }
 
 var File_errand_v1_errand_proto protoreflect.FileDescriptor
@@ -3938,7 +4074,7 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\x14CloseSessionResponse\"\x13\n" +
 	"\x11ListQueuesRequest\">\n" +
 	"\x12ListQueuesResponse\x12(\n" +
-	"\x06queues\x18\x01 \x03(\v2\x10.errand.v1.QueueR\x06queues\"\xbd\x02\n" +
+	"\x06queues\x18\x01 \x03(\v2\x10.errand.v1.QueueR\x06queues\"\xd3\x02\n" +
 	"\x05Queue\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x16\n" +
 	"\x06paused\x18\x02 \x01(\bR\x06paused\x12\x1c\n" +
@@ -3950,7 +4086,8 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\tcancelled\x18\b \x01(\x03R\tcancelled\x12<\n" +
 	"\foldest_ready\x18\t \x01(\v2\x19.google.protobuf.DurationR\voldestReady\x12*\n" +
 	"\x05kinds\x18\n" +
-	" \x03(\v2\x14.errand.v1.QueueKindR\x05kinds\"c\n" +
+	" \x03(\v2\x14.errand.v1.QueueKindR\x05kinds\x12\x14\n" +
+	"\x05route\x18\v \x01(\tR\x05route\"c\n" +
 	"\tQueueKind\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\x03R\x05ready\x12,\n" +
@@ -3960,7 +4097,11 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\x12PauseQueueResponse\"*\n" +
 	"\x12ResumeQueueRequest\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\"\x15\n" +
-	"\x13ResumeQueueResponse\"\x15\n" +
+	"\x13ResumeQueueResponse\"?\n" +
+	"\x11RouteQueueRequest\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x14\n" +
+	"\x05route\x18\x02 \x01(\tR\x05route\"\x14\n" +
+	"\x12RouteQueueResponse\"\x15\n" +
 	"\x13ListSessionsRequest\"F\n" +
 	"\x14ListSessionsResponse\x12.\n" +
 	"\bsessions\x18\x01 \x03(\v2\x12.errand.v1.SessionR\bsessions\"\xbf\x02\n" +
@@ -3977,7 +4118,7 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\n" +
 	"renewed_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\trenewedAt\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xd3\x01\n" +
+	"\x14GetServerInfoRequest\"\x84\x03\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06ledger\x18\x02 \x01(\tR\x06ledger\x12#\n" +
@@ -3986,7 +4127,14 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\x05brake\x18\x05 \x01(\bR\x05brake\x12\x1f\n" +
 	"\vmax_payload\x18\x06 \x01(\x03R\n" +
 	"maxPayload\x12\x12\n" +
-	"\x04role\x18\a \x01(\tR\x04role*\xb0\x01\n" +
+	"\x04role\x18\a \x01(\tR\x04role\x12\x18\n" +
+	"\abrokers\x18\b \x03(\tR\abrokers\x12\x1f\n" +
+	"\vrelay_leads\x18\t \x01(\bR\n" +
+	"relayLeads\x12%\n" +
+	"\x0erefs_published\x18\n" +
+	" \x01(\x03R\rrefsPublished\x12)\n" +
+	"\x10refs_republished\x18\v \x01(\x03R\x0frefsRepublished\x12\"\n" +
+	"\rleased_by_ref\x18\f \x01(\x03R\vleasedByRef*\xb0\x01\n" +
 	"\bJobState\x12\x19\n" +
 	"\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13JOB_STATE_SCHEDULED\x10\x01\x12\x13\n" +
@@ -4012,7 +4160,7 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\fOUTCOME_FAIL\x10\x02\x12\x13\n" +
 	"\x0fOUTCOME_DISCARD\x10\x03\x12\x12\n" +
 	"\x0eOUTCOME_SNOOZE\x10\x04\x12\x13\n" +
-	"\x0fOUTCOME_RELEASE\x10\x052\xab\v\n" +
+	"\x0fOUTCOME_RELEASE\x10\x052\xf6\v\n" +
 	"\fQueueService\x12@\n" +
 	"\aEnqueue\x12\x19.errand.v1.EnqueueRequest\x1a\x1a.errand.v1.EnqueueResponse\x127\n" +
 	"\x04Wake\x12\x16.errand.v1.WakeRequest\x1a\x17.errand.v1.WakeResponse\x12@\n" +
@@ -4035,7 +4183,9 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"ListQueues\x12\x1c.errand.v1.ListQueuesRequest\x1a\x1d.errand.v1.ListQueuesResponse\x12I\n" +
 	"\n" +
 	"PauseQueue\x12\x1c.errand.v1.PauseQueueRequest\x1a\x1d.errand.v1.PauseQueueResponse\x12L\n" +
-	"\vResumeQueue\x12\x1d.errand.v1.ResumeQueueRequest\x1a\x1e.errand.v1.ResumeQueueResponse\x12O\n" +
+	"\vResumeQueue\x12\x1d.errand.v1.ResumeQueueRequest\x1a\x1e.errand.v1.ResumeQueueResponse\x12I\n" +
+	"\n" +
+	"RouteQueue\x12\x1c.errand.v1.RouteQueueRequest\x1a\x1d.errand.v1.RouteQueueResponse\x12O\n" +
 	"\fListSessions\x12\x1e.errand.v1.ListSessionsRequest\x1a\x1f.errand.v1.ListSessionsResponse\x12R\n" +
 	"\rGetServerInfo\x12\x1f.errand.v1.GetServerInfoRequest\x1a .errand.v1.GetServerInfoResponseB3Z1github.com/errandhq/errand/gen/errand/v1;errandv1b\x06proto3"
 
@@ -4052,7 +4202,7 @@ func file_errand_v1_errand_proto_rawDescGZIP() []byte {
 }
 
 var file_errand_v1_errand_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_errand_v1_errand_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_errand_v1_errand_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_errand_v1_errand_proto_goTypes = []any{
 	(JobState)(0),                 // 0: errand.v1.JobState
 	(UniqueMode)(0),               // 1: errand.v1.UniqueMode
@@ -4107,36 +4257,38 @@ var file_errand_v1_errand_proto_goTypes = []any{
 	(*PauseQueueResponse)(nil),    // 50: errand.v1.PauseQueueResponse
 	(*ResumeQueueRequest)(nil),    // 51: errand.v1.ResumeQueueRequest
 	(*ResumeQueueResponse)(nil),   // 52: errand.v1.ResumeQueueResponse
-	(*ListSessionsRequest)(nil),   // 53: errand.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 54: errand.v1.ListSessionsResponse
-	(*Session)(nil),               // 55: errand.v1.Session
-	(*GetServerInfoRequest)(nil),  // 56: errand.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil), // 57: errand.v1.GetServerInfoResponse
-	(*timestamppb.Timestamp)(nil), // 58: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 59: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 60: google.protobuf.Value
+	(*RouteQueueRequest)(nil),     // 53: errand.v1.RouteQueueRequest
+	(*RouteQueueResponse)(nil),    // 54: errand.v1.RouteQueueResponse
+	(*ListSessionsRequest)(nil),   // 55: errand.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),  // 56: errand.v1.ListSessionsResponse
+	(*Session)(nil),               // 57: errand.v1.Session
+	(*GetServerInfoRequest)(nil),  // 58: errand.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil), // 59: errand.v1.GetServerInfoResponse
+	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 61: google.protobuf.Duration
+	(*structpb.Value)(nil),        // 62: google.protobuf.Value
 }
 var file_errand_v1_errand_proto_depIdxs = []int32{
 	0,  // 0: errand.v1.Job.state:type_name -> errand.v1.JobState
-	58, // 1: errand.v1.Job.created_at:type_name -> google.protobuf.Timestamp
-	58, // 2: errand.v1.Job.run_at:type_name -> google.protobuf.Timestamp
-	58, // 3: errand.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
-	58, // 4: errand.v1.Job.leased_at:type_name -> google.protobuf.Timestamp
-	58, // 5: errand.v1.Job.done_at:type_name -> google.protobuf.Timestamp
-	59, // 6: errand.v1.Job.timeout:type_name -> google.protobuf.Duration
+	60, // 1: errand.v1.Job.created_at:type_name -> google.protobuf.Timestamp
+	60, // 2: errand.v1.Job.run_at:type_name -> google.protobuf.Timestamp
+	60, // 3: errand.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
+	60, // 4: errand.v1.Job.leased_at:type_name -> google.protobuf.Timestamp
+	60, // 5: errand.v1.Job.done_at:type_name -> google.protobuf.Timestamp
+	61, // 6: errand.v1.Job.timeout:type_name -> google.protobuf.Duration
 	1,  // 7: errand.v1.Job.unique_mode:type_name -> errand.v1.UniqueMode
-	59, // 8: errand.v1.Job.unique_for:type_name -> google.protobuf.Duration
+	61, // 8: errand.v1.Job.unique_for:type_name -> google.protobuf.Duration
 	5,  // 9: errand.v1.Job.errors:type_name -> errand.v1.JobError
-	58, // 10: errand.v1.JobError.at:type_name -> google.protobuf.Timestamp
+	60, // 10: errand.v1.JobError.at:type_name -> google.protobuf.Timestamp
 	8,  // 11: errand.v1.EnqueueRequest.items:type_name -> errand.v1.EnqueueItem
-	60, // 12: errand.v1.EnqueueItem.json:type_name -> google.protobuf.Value
-	59, // 13: errand.v1.EnqueueItem.delay:type_name -> google.protobuf.Duration
-	58, // 14: errand.v1.EnqueueItem.run_at:type_name -> google.protobuf.Timestamp
-	59, // 15: errand.v1.EnqueueItem.timeout:type_name -> google.protobuf.Duration
-	58, // 16: errand.v1.EnqueueItem.expires_at:type_name -> google.protobuf.Timestamp
-	59, // 17: errand.v1.EnqueueItem.expires_in:type_name -> google.protobuf.Duration
+	62, // 12: errand.v1.EnqueueItem.json:type_name -> google.protobuf.Value
+	61, // 13: errand.v1.EnqueueItem.delay:type_name -> google.protobuf.Duration
+	60, // 14: errand.v1.EnqueueItem.run_at:type_name -> google.protobuf.Timestamp
+	61, // 15: errand.v1.EnqueueItem.timeout:type_name -> google.protobuf.Duration
+	60, // 16: errand.v1.EnqueueItem.expires_at:type_name -> google.protobuf.Timestamp
+	61, // 17: errand.v1.EnqueueItem.expires_in:type_name -> google.protobuf.Duration
 	1,  // 18: errand.v1.EnqueueItem.unique_mode:type_name -> errand.v1.UniqueMode
-	59, // 19: errand.v1.EnqueueItem.unique_for:type_name -> google.protobuf.Duration
+	61, // 19: errand.v1.EnqueueItem.unique_for:type_name -> google.protobuf.Duration
 	2,  // 20: errand.v1.EnqueueItem.on_conflict:type_name -> errand.v1.OnConflict
 	10, // 21: errand.v1.EnqueueResponse.results:type_name -> errand.v1.EnqueueResult
 	0,  // 22: errand.v1.EnqueueResult.state:type_name -> errand.v1.JobState
@@ -4144,38 +4296,38 @@ var file_errand_v1_errand_proto_depIdxs = []int32{
 	4,  // 24: errand.v1.GetJobsResponse.jobs:type_name -> errand.v1.Job
 	0,  // 25: errand.v1.ListJobsRequest.state:type_name -> errand.v1.JobState
 	4,  // 26: errand.v1.ListJobsResponse.jobs:type_name -> errand.v1.Job
-	59, // 27: errand.v1.WaitJobsRequest.timeout:type_name -> google.protobuf.Duration
+	61, // 27: errand.v1.WaitJobsRequest.timeout:type_name -> google.protobuf.Duration
 	4,  // 28: errand.v1.WaitJobsResponse.jobs:type_name -> errand.v1.Job
 	4,  // 29: errand.v1.JobResult.job:type_name -> errand.v1.Job
 	6,  // 30: errand.v1.JobResult.problem:type_name -> errand.v1.Problem
 	19, // 31: errand.v1.CancelJobsResponse.results:type_name -> errand.v1.JobResult
 	19, // 32: errand.v1.DeleteJobsResponse.results:type_name -> errand.v1.JobResult
-	59, // 33: errand.v1.DeadFilter.older_than:type_name -> google.protobuf.Duration
+	61, // 33: errand.v1.DeadFilter.older_than:type_name -> google.protobuf.Duration
 	24, // 34: errand.v1.RedriveJobsRequest.filter:type_name -> errand.v1.DeadFilter
 	19, // 35: errand.v1.RedriveJobsResponse.problems:type_name -> errand.v1.JobResult
 	24, // 36: errand.v1.PurgeDeadRequest.filter:type_name -> errand.v1.DeadFilter
 	24, // 37: errand.v1.CountDeadRequest.filter:type_name -> errand.v1.DeadFilter
-	59, // 38: errand.v1.OpenSessionResponse.ttl:type_name -> google.protobuf.Duration
-	59, // 39: errand.v1.OpenSessionResponse.renew_every:type_name -> google.protobuf.Duration
-	59, // 40: errand.v1.LeaseRequest.wait:type_name -> google.protobuf.Duration
+	61, // 38: errand.v1.OpenSessionResponse.ttl:type_name -> google.protobuf.Duration
+	61, // 39: errand.v1.OpenSessionResponse.renew_every:type_name -> google.protobuf.Duration
+	61, // 40: errand.v1.LeaseRequest.wait:type_name -> google.protobuf.Duration
 	4,  // 41: errand.v1.LeaseResponse.jobs:type_name -> errand.v1.Job
 	33, // 42: errand.v1.ExtendRequest.held:type_name -> errand.v1.Held
 	37, // 43: errand.v1.ExtendRequest.progress:type_name -> errand.v1.Progress
-	59, // 44: errand.v1.ExtendRequest.wait:type_name -> google.protobuf.Duration
+	61, // 44: errand.v1.ExtendRequest.wait:type_name -> google.protobuf.Duration
 	33, // 45: errand.v1.ExtendResponse.cancelled:type_name -> errand.v1.Held
 	33, // 46: errand.v1.ExtendResponse.lost:type_name -> errand.v1.Held
 	40, // 47: errand.v1.SettleRequest.items:type_name -> errand.v1.Settlement
 	3,  // 48: errand.v1.Settlement.outcome:type_name -> errand.v1.Outcome
-	59, // 49: errand.v1.Settlement.delay:type_name -> google.protobuf.Duration
+	61, // 49: errand.v1.Settlement.delay:type_name -> google.protobuf.Duration
 	42, // 50: errand.v1.SettleResponse.results:type_name -> errand.v1.SettleResult
 	0,  // 51: errand.v1.SettleResult.state:type_name -> errand.v1.JobState
 	6,  // 52: errand.v1.SettleResult.problem:type_name -> errand.v1.Problem
 	47, // 53: errand.v1.ListQueuesResponse.queues:type_name -> errand.v1.Queue
-	59, // 54: errand.v1.Queue.oldest_ready:type_name -> google.protobuf.Duration
+	61, // 54: errand.v1.Queue.oldest_ready:type_name -> google.protobuf.Duration
 	48, // 55: errand.v1.Queue.kinds:type_name -> errand.v1.QueueKind
-	55, // 56: errand.v1.ListSessionsResponse.sessions:type_name -> errand.v1.Session
-	58, // 57: errand.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
-	58, // 58: errand.v1.Session.renewed_at:type_name -> google.protobuf.Timestamp
+	57, // 56: errand.v1.ListSessionsResponse.sessions:type_name -> errand.v1.Session
+	60, // 57: errand.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
+	60, // 58: errand.v1.Session.renewed_at:type_name -> google.protobuf.Timestamp
 	7,  // 59: errand.v1.QueueService.Enqueue:input_type -> errand.v1.EnqueueRequest
 	11, // 60: errand.v1.QueueService.Wake:input_type -> errand.v1.WakeRequest
 	13, // 61: errand.v1.QueueService.GetJobs:input_type -> errand.v1.GetJobsRequest
@@ -4194,30 +4346,32 @@ var file_errand_v1_errand_proto_depIdxs = []int32{
 	45, // 74: errand.v1.QueueService.ListQueues:input_type -> errand.v1.ListQueuesRequest
 	49, // 75: errand.v1.QueueService.PauseQueue:input_type -> errand.v1.PauseQueueRequest
 	51, // 76: errand.v1.QueueService.ResumeQueue:input_type -> errand.v1.ResumeQueueRequest
-	53, // 77: errand.v1.QueueService.ListSessions:input_type -> errand.v1.ListSessionsRequest
-	56, // 78: errand.v1.QueueService.GetServerInfo:input_type -> errand.v1.GetServerInfoRequest
-	9,  // 79: errand.v1.QueueService.Enqueue:output_type -> errand.v1.EnqueueResponse
-	12, // 80: errand.v1.QueueService.Wake:output_type -> errand.v1.WakeResponse
-	14, // 81: errand.v1.QueueService.GetJobs:output_type -> errand.v1.GetJobsResponse
-	16, // 82: errand.v1.QueueService.ListJobs:output_type -> errand.v1.ListJobsResponse
-	18, // 83: errand.v1.QueueService.WaitJobs:output_type -> errand.v1.WaitJobsResponse
-	21, // 84: errand.v1.QueueService.CancelJobs:output_type -> errand.v1.CancelJobsResponse
-	23, // 85: errand.v1.QueueService.DeleteJobs:output_type -> errand.v1.DeleteJobsResponse
-	26, // 86: errand.v1.QueueService.RedriveJobs:output_type -> errand.v1.RedriveJobsResponse
-	28, // 87: errand.v1.QueueService.PurgeDead:output_type -> errand.v1.PurgeDeadResponse
-	30, // 88: errand.v1.QueueService.CountDead:output_type -> errand.v1.CountDeadResponse
-	32, // 89: errand.v1.QueueService.OpenSession:output_type -> errand.v1.OpenSessionResponse
-	35, // 90: errand.v1.QueueService.Lease:output_type -> errand.v1.LeaseResponse
-	38, // 91: errand.v1.QueueService.Extend:output_type -> errand.v1.ExtendResponse
-	41, // 92: errand.v1.QueueService.Settle:output_type -> errand.v1.SettleResponse
-	44, // 93: errand.v1.QueueService.CloseSession:output_type -> errand.v1.CloseSessionResponse
-	46, // 94: errand.v1.QueueService.ListQueues:output_type -> errand.v1.ListQueuesResponse
-	50, // 95: errand.v1.QueueService.PauseQueue:output_type -> errand.v1.PauseQueueResponse
-	52, // 96: errand.v1.QueueService.ResumeQueue:output_type -> errand.v1.ResumeQueueResponse
-	54, // 97: errand.v1.QueueService.ListSessions:output_type -> errand.v1.ListSessionsResponse
-	57, // 98: errand.v1.QueueService.GetServerInfo:output_type -> errand.v1.GetServerInfoResponse
-	79, // [79:99] is the sub-list for method output_type
-	59, // [59:79] is the sub-list for method input_type
+	53, // 77: errand.v1.QueueService.RouteQueue:input_type -> errand.v1.RouteQueueRequest
+	55, // 78: errand.v1.QueueService.ListSessions:input_type -> errand.v1.ListSessionsRequest
+	58, // 79: errand.v1.QueueService.GetServerInfo:input_type -> errand.v1.GetServerInfoRequest
+	9,  // 80: errand.v1.QueueService.Enqueue:output_type -> errand.v1.EnqueueResponse
+	12, // 81: errand.v1.QueueService.Wake:output_type -> errand.v1.WakeResponse
+	14, // 82: errand.v1.QueueService.GetJobs:output_type -> errand.v1.GetJobsResponse
+	16, // 83: errand.v1.QueueService.ListJobs:output_type -> errand.v1.ListJobsResponse
+	18, // 84: errand.v1.QueueService.WaitJobs:output_type -> errand.v1.WaitJobsResponse
+	21, // 85: errand.v1.QueueService.CancelJobs:output_type -> errand.v1.CancelJobsResponse
+	23, // 86: errand.v1.QueueService.DeleteJobs:output_type -> errand.v1.DeleteJobsResponse
+	26, // 87: errand.v1.QueueService.RedriveJobs:output_type -> errand.v1.RedriveJobsResponse
+	28, // 88: errand.v1.QueueService.PurgeDead:output_type -> errand.v1.PurgeDeadResponse
+	30, // 89: errand.v1.QueueService.CountDead:output_type -> errand.v1.CountDeadResponse
+	32, // 90: errand.v1.QueueService.OpenSession:output_type -> errand.v1.OpenSessionResponse
+	35, // 91: errand.v1.QueueService.Lease:output_type -> errand.v1.LeaseResponse
+	38, // 92: errand.v1.QueueService.Extend:output_type -> errand.v1.ExtendResponse
+	41, // 93: errand.v1.QueueService.Settle:output_type -> errand.v1.SettleResponse
+	44, // 94: errand.v1.QueueService.CloseSession:output_type -> errand.v1.CloseSessionResponse
+	46, // 95: errand.v1.QueueService.ListQueues:output_type -> errand.v1.ListQueuesResponse
+	50, // 96: errand.v1.QueueService.PauseQueue:output_type -> errand.v1.PauseQueueResponse
+	52, // 97: errand.v1.QueueService.ResumeQueue:output_type -> errand.v1.ResumeQueueResponse
+	54, // 98: errand.v1.QueueService.RouteQueue:output_type -> errand.v1.RouteQueueResponse
+	56, // 99: errand.v1.QueueService.ListSessions:output_type -> errand.v1.ListSessionsResponse
+	59, // 100: errand.v1.QueueService.GetServerInfo:output_type -> errand.v1.GetServerInfoResponse
+	80, // [80:101] is the sub-list for method output_type
+	59, // [59:80] is the sub-list for method input_type
 	59, // [59:59] is the sub-list for extension type_name
 	59, // [59:59] is the sub-list for extension extendee
 	0,  // [0:59] is the sub-list for field type_name
@@ -4235,7 +4389,7 @@ func file_errand_v1_errand_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_errand_v1_errand_proto_rawDesc), len(file_errand_v1_errand_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   54,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -76,6 +76,8 @@ const (
 	// QueueServiceResumeQueueProcedure is the fully-qualified name of the QueueService's ResumeQueue
 	// RPC.
 	QueueServiceResumeQueueProcedure = "/errand.v1.QueueService/ResumeQueue"
+	// QueueServiceRouteQueueProcedure is the fully-qualified name of the QueueService's RouteQueue RPC.
+	QueueServiceRouteQueueProcedure = "/errand.v1.QueueService/RouteQueue"
 	// QueueServiceListSessionsProcedure is the fully-qualified name of the QueueService's ListSessions
 	// RPC.
 	QueueServiceListSessionsProcedure = "/errand.v1.QueueService/ListSessions"
@@ -116,6 +118,8 @@ type QueueServiceClient interface {
 	ListQueues(context.Context, *v1.ListQueuesRequest) (*v1.ListQueuesResponse, error)
 	PauseQueue(context.Context, *v1.PauseQueueRequest) (*v1.PauseQueueResponse, error)
 	ResumeQueue(context.Context, *v1.ResumeQueueRequest) (*v1.ResumeQueueResponse, error)
+	// RouteQueue says by which carrier a queue's jobs go from now on.
+	RouteQueue(context.Context, *v1.RouteQueueRequest) (*v1.RouteQueueResponse, error)
 	ListSessions(context.Context, *v1.ListSessionsRequest) (*v1.ListSessionsResponse, error)
 	GetServerInfo(context.Context, *v1.GetServerInfoRequest) (*v1.GetServerInfoResponse, error)
 }
@@ -239,6 +243,12 @@ func NewQueueServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(queueServiceMethods.ByName("ResumeQueue")),
 			connect.WithClientOptions(opts...),
 		),
+		routeQueue: connect.NewClient[v1.RouteQueueRequest, v1.RouteQueueResponse](
+			httpClient,
+			baseURL+QueueServiceRouteQueueProcedure,
+			connect.WithSchema(queueServiceMethods.ByName("RouteQueue")),
+			connect.WithClientOptions(opts...),
+		),
 		listSessions: connect.NewClient[v1.ListSessionsRequest, v1.ListSessionsResponse](
 			httpClient,
 			baseURL+QueueServiceListSessionsProcedure,
@@ -274,6 +284,7 @@ type queueServiceClient struct {
 	listQueues    *connect.Client[v1.ListQueuesRequest, v1.ListQueuesResponse]
 	pauseQueue    *connect.Client[v1.PauseQueueRequest, v1.PauseQueueResponse]
 	resumeQueue   *connect.Client[v1.ResumeQueueRequest, v1.ResumeQueueResponse]
+	routeQueue    *connect.Client[v1.RouteQueueRequest, v1.RouteQueueResponse]
 	listSessions  *connect.Client[v1.ListSessionsRequest, v1.ListSessionsResponse]
 	getServerInfo *connect.Client[v1.GetServerInfoRequest, v1.GetServerInfoResponse]
 }
@@ -440,6 +451,15 @@ func (c *queueServiceClient) ResumeQueue(ctx context.Context, req *v1.ResumeQueu
 	return nil, err
 }
 
+// RouteQueue calls errand.v1.QueueService.RouteQueue.
+func (c *queueServiceClient) RouteQueue(ctx context.Context, req *v1.RouteQueueRequest) (*v1.RouteQueueResponse, error) {
+	response, err := c.routeQueue.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ListSessions calls errand.v1.QueueService.ListSessions.
 func (c *queueServiceClient) ListSessions(ctx context.Context, req *v1.ListSessionsRequest) (*v1.ListSessionsResponse, error) {
 	response, err := c.listSessions.CallUnary(ctx, connect.NewRequest(req))
@@ -490,6 +510,8 @@ type QueueServiceHandler interface {
 	ListQueues(context.Context, *v1.ListQueuesRequest) (*v1.ListQueuesResponse, error)
 	PauseQueue(context.Context, *v1.PauseQueueRequest) (*v1.PauseQueueResponse, error)
 	ResumeQueue(context.Context, *v1.ResumeQueueRequest) (*v1.ResumeQueueResponse, error)
+	// RouteQueue says by which carrier a queue's jobs go from now on.
+	RouteQueue(context.Context, *v1.RouteQueueRequest) (*v1.RouteQueueResponse, error)
 	ListSessions(context.Context, *v1.ListSessionsRequest) (*v1.ListSessionsResponse, error)
 	GetServerInfo(context.Context, *v1.GetServerInfoRequest) (*v1.GetServerInfoResponse, error)
 }
@@ -609,6 +631,12 @@ func NewQueueServiceHandler(svc QueueServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(queueServiceMethods.ByName("ResumeQueue")),
 		connect.WithHandlerOptions(opts...),
 	)
+	queueServiceRouteQueueHandler := connect.NewUnaryHandlerSimple(
+		QueueServiceRouteQueueProcedure,
+		svc.RouteQueue,
+		connect.WithSchema(queueServiceMethods.ByName("RouteQueue")),
+		connect.WithHandlerOptions(opts...),
+	)
 	queueServiceListSessionsHandler := connect.NewUnaryHandlerSimple(
 		QueueServiceListSessionsProcedure,
 		svc.ListSessions,
@@ -659,6 +687,8 @@ func NewQueueServiceHandler(svc QueueServiceHandler, opts ...connect.HandlerOpti
 			queueServicePauseQueueHandler.ServeHTTP(w, r)
 		case QueueServiceResumeQueueProcedure:
 			queueServiceResumeQueueHandler.ServeHTTP(w, r)
+		case QueueServiceRouteQueueProcedure:
+			queueServiceRouteQueueHandler.ServeHTTP(w, r)
 		case QueueServiceListSessionsProcedure:
 			queueServiceListSessionsHandler.ServeHTTP(w, r)
 		case QueueServiceGetServerInfoProcedure:
@@ -742,6 +772,10 @@ func (UnimplementedQueueServiceHandler) PauseQueue(context.Context, *v1.PauseQue
 
 func (UnimplementedQueueServiceHandler) ResumeQueue(context.Context, *v1.ResumeQueueRequest) (*v1.ResumeQueueResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("errand.v1.QueueService.ResumeQueue is not implemented"))
+}
+
+func (UnimplementedQueueServiceHandler) RouteQueue(context.Context, *v1.RouteQueueRequest) (*v1.RouteQueueResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("errand.v1.QueueService.RouteQueue is not implemented"))
 }
 
 func (UnimplementedQueueServiceHandler) ListSessions(context.Context, *v1.ListSessionsRequest) (*v1.ListSessionsResponse, error) {
