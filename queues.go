@@ -11,6 +11,7 @@ import (
 type QueueInfo struct {
 	Queue       string
 	Paused      bool
+	Route       string // by which its jobs go: direct, rabbitmq or kafka
 	Scheduled   int64
 	Ready       int64
 	Running     int64
@@ -37,7 +38,7 @@ func (c *Client) Queues(ctx context.Context) ([]QueueInfo, error) {
 	out := make([]QueueInfo, 0, len(r.GetQueues()))
 	for _, q := range r.GetQueues() {
 		info := QueueInfo{
-			Queue: q.GetQueue(), Paused: q.GetPaused(), Scheduled: q.GetScheduled(), Ready: q.GetReady(), Running: q.GetRunning(),
+			Queue: q.GetQueue(), Paused: q.GetPaused(), Route: q.GetRoute(), Scheduled: q.GetScheduled(), Ready: q.GetReady(), Running: q.GetRunning(),
 			Succeeded: q.GetSucceeded(), Dead: q.GetDead(), Cancelled: q.GetCancelled(),
 		}
 		if q.GetOldestReady() != nil {
@@ -62,6 +63,15 @@ func (c *Client) Pause(ctx context.Context, queue string) error {
 // Resume ends Pause.
 func (c *Client) Resume(ctx context.Context, queue string) error {
 	_, err := call(ctx, c, c.svc.ResumeQueue, &errandv1.ResumeQueueRequest{Queue: queue})
+	return err
+}
+
+// Route says by which carrier the jobs of a queue go from now on: "direct",
+// "rabbitmq" or "kafka", or "" for the server's default. Servers follow within a
+// second or two, and no job is lost or doubled by the change. It returns an error with ReasonNoBroker
+// if the server has no such carrier.
+func (c *Client) Route(ctx context.Context, queue, route string) error {
+	_, err := call(ctx, c, c.svc.RouteQueue, &errandv1.RouteQueueRequest{Queue: queue, Route: route})
 	return err
 }
 
@@ -105,6 +115,12 @@ type ServerInfo struct {
 	Brake        bool   // a mass rescue is being held back
 	MaxPayload   int64  // bytes
 	Role         string // what the caller's token allows
+
+	Brokers         []string // the carriers that it has: rabbitmq, kafka
+	RelayLeads      bool     // it publishes refs of ready jobs to the carriers
+	RefsPublished   int64    // by it, since its start
+	RefsRepublished int64    // of those: published before, and not leased in time
+	LeasedByRef     int64    // jobs that it leased because a carrier brought their refs
 }
 
 // ServerInfo asks the server for its version and counters.
@@ -116,5 +132,7 @@ func (c *Client) ServerInfo(ctx context.Context) (ServerInfo, error) {
 	return ServerInfo{
 		Version: r.GetVersion(), Ledger: r.GetLedger(), StaleResults: r.GetStaleResults(), Rescued: r.GetRescued(),
 		Brake: r.GetBrake(), MaxPayload: r.GetMaxPayload(), Role: r.GetRole(),
+		Brokers: r.GetBrokers(), RelayLeads: r.GetRelayLeads(), RefsPublished: r.GetRefsPublished(),
+		RefsRepublished: r.GetRefsRepublished(), LeasedByRef: r.GetLeasedByRef(),
 	}, nil
 }

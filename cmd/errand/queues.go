@@ -15,6 +15,7 @@ import (
 type queueView struct {
 	Queue     string `json:"queue"`
 	Paused    bool   `json:"paused"`
+	Route     string `json:"route"`
 	Scheduled int64  `json:"scheduled"`
 	Ready     int64  `json:"ready"`
 	Running   int64  `json:"running"`
@@ -34,7 +35,7 @@ type kindView struct {
 }
 
 func newQueues(a *app) *cobra.Command {
-	return group("queues", "List, pause and resume queues", newQueuesList(a),
+	return group("queues", "List, pause, resume and route queues", newQueuesList(a), newQueuesRoute(a),
 		newQueuesPause(a, "pause", "Stop giving out jobs of a queue; it still takes new ones", (*errand.Client).Pause),
 		newQueuesPause(a, "resume", "Give out jobs of a paused queue again", (*errand.Client).Resume))
 }
@@ -53,7 +54,7 @@ func newStats(a *app) *cobra.Command {
 claimable job. Succeeded, dead and cancelled count what is kept now, not what
 ever was.
 
-With -o json: {"queues":[{"queue","paused","scheduled","ready","running",
+With -o json: {"queues":[{"queue","paused","route","scheduled","ready","running",
 "succeeded","dead","cancelled","oldest_ready_seconds","kinds":[…]}]}.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.stats(cmd.Context()) },
 	}
@@ -76,7 +77,7 @@ func (a *app) stats(ctx context.Context) error {
 
 func queueViewOf(q errand.QueueInfo) queueView {
 	v := queueView{
-		Queue: q.Queue, Paused: q.Paused, Scheduled: q.Scheduled, Ready: q.Ready, Running: q.Running,
+		Queue: q.Queue, Paused: q.Paused, Route: q.Route, Scheduled: q.Scheduled, Ready: q.Ready, Running: q.Running,
 		Succeeded: q.Succeeded, Dead: q.Dead, Cancelled: q.Cancelled, Kinds: []kindView{},
 	}
 	if q.OldestReady != nil {
@@ -101,6 +102,9 @@ func (a *app) printQueues(queues []errand.QueueInfo) {
 		}
 		if q.Paused {
 			note = append(note, busyStyle.Render("paused"))
+		}
+		if q.Route != directRoute {
+			note = append(note, "by "+q.Route)
 		}
 		for _, k := range q.Kinds {
 			if k.WaitingForWorker {
@@ -131,6 +135,47 @@ func newQueuesPause(a *app, name, short string, act func(*errand.Client, context
 					Paused bool   `json:"paused"`
 				}{args[0], name == "pause"}
 				return a.out.value(answer, func() { a.out.linef("%s %sd", args[0], name) })
+			})
+		},
+	}
+}
+
+// The routes of a queue, as people write them.
+const (
+	directRoute  = "direct"
+	defaultRoute = "default"
+)
+
+func newQueuesRoute(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "route QUEUE direct|rabbitmq|kafka|default", Short: "Say by which carrier a queue's jobs go",
+		Long: `Say by which carrier a queue's jobs go from now on: straight from the ledger
+(direct), by a broker that the server has (rabbitmq, kafka), or as the server was
+started (default). Servers follow within a second or two; no job is lost or
+doubled by the change, and jobs that run are not disturbed.
+
+With -o json: {"queue","route"}.`,
+		Args: exactArgs(2), ValidArgs: []string{directRoute, "rabbitmq", "kafka", defaultRoute},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			queue, route := args[0], args[1]
+			if err := job.CheckName("queue", queue); err != nil {
+				return err
+			}
+			if route == "" {
+				return usageError("the route is empty: say direct, rabbitmq, kafka or default")
+			}
+			if route == defaultRoute {
+				route = ""
+			}
+			return a.withClient(func(c *errand.Client) error {
+				if err := c.Route(cmd.Context(), queue, route); err != nil {
+					return err
+				}
+				answer := struct {
+					Queue string `json:"queue"`
+					Route string `json:"route"`
+				}{queue, args[1]}
+				return a.out.value(answer, func() { a.out.linef("%s goes by %s", queue, args[1]) })
 			})
 		},
 	}

@@ -22,6 +22,7 @@ import (
 type Config struct {
 	Version    string       // of the server, as GetServerInfo tells it
 	Ledger     string       // "sqlite" or "postgres"
+	Brokers    []string     // names of the carriers that the engine has
 	MaxPayload int          // bytes; job.MaxPayload by default; the engine's own
 	Logger     *slog.Logger // discards by default
 }

@@ -20,6 +20,7 @@ func (c Server) Check() error {
 	errs := []error{
 		ledgerErr,
 		c.checkDepths(),
+		c.checkRoutes(),
 		oneOf("migrate", c.Migrate, "auto", "check"),
 		oneOf("log-level", c.LogLevel, "debug", "info", "warn", "error"),
 		oneOf("log-format", c.LogFormat, "text", "json"),

@@ -20,11 +20,14 @@ import (
 // Server is every setting of "errand serve". Durations are written as 30s, 5m
 // or 24h. A setting's flag is its TOML name with dashes for underscores.
 type Server struct {
-	Ledger          string        `toml:"ledger" env:"LEDGER"`                   // see ParseLedger; empty: a file in Data
-	LedgerConns     int           `toml:"ledger_conns" env:"LEDGER_CONNS"`       // connections to PostgreSQL
-	LedgerListen    string        `toml:"ledger_listen" env:"LEDGER_LISTEN"`     // PostgreSQL's own address, behind a pooler
-	Data            string        `toml:"data" env:"DATA"`                       // directory of the SQLite file
-	Migrate         string        `toml:"migrate" env:"MIGRATE"`                 // auto or check
+	Ledger          string        `toml:"ledger" env:"LEDGER"`               // see ParseLedger; empty: a file in Data
+	LedgerConns     int           `toml:"ledger_conns" env:"LEDGER_CONNS"`   // connections to PostgreSQL
+	LedgerListen    string        `toml:"ledger_listen" env:"LEDGER_LISTEN"` // PostgreSQL's own address, behind a pooler
+	Data            string        `toml:"data" env:"DATA"`                   // directory of the SQLite file
+	Migrate         string        `toml:"migrate" env:"MIGRATE"`             // auto or check
+	Broker          Addresses     `toml:"broker" env:"BROKER"`               // see ParseBroker; none: every queue is leased directly
+	DefaultRoute    string        `toml:"default_route" env:"DEFAULT_ROUTE"` // direct, rabbitmq or kafka; empty: see defaultRoute
+	Roles           Roles         `toml:"roles" env:"ROLES"`
 	Listen          string        `toml:"listen" env:"LISTEN"`                   // host:port
 	AuthTokenFile   string        `toml:"auth_token_file" env:"AUTH_TOKEN_FILE"` // empty: no authentication
 	TLSCert         string        `toml:"tls_cert" env:"TLS_CERT"`
@@ -50,8 +53,8 @@ type Server struct {
 func Default() Server {
 	return Server{
 		Data: "errand-data", Migrate: "auto", Listen: "127.0.0.1:7420",
-		LedgerConns: 16,
-		LogLevel:    "info", LogFormat: "text",
+		LedgerConns: 16, Roles: Roles(engine.RoleAPI | engine.RoleRelay | engine.RoleKeeper),
+		LogLevel: "info", LogFormat: "text",
 		Grace: 30 * time.Second, SessionTTL: 30 * time.Second, PollInterval: 500 * time.Millisecond,
 		ArchiveKeep: ledger.DefaultKeep.Archive, DeadKeep: ledger.DefaultKeep.Dead,
 		IdempotencyKeep: ledger.DefaultKeep.Idempotency,
@@ -75,7 +78,7 @@ func (c Server) Engine(log *slog.Logger) engine.Config {
 		MaxPayload: int(c.MaxPayload), MaxDepth: c.MaxDepth, CrashLimit: c.CrashLimit,
 		BackoffBase: c.BackoffBase, BackoffCap: c.BackoffCap,
 		Keep:   ledger.Keep{Archive: c.ArchiveKeep, Dead: c.DeadKeep, Idempotency: c.IdempotencyKeep},
-		Logger: log,
+		Logger: log, DefaultRoute: c.defaultRoute(), Roles: engine.Role(c.Roles),
 	}
 }
 

@@ -118,12 +118,20 @@ func (s *Source) readFlags(c *Server) error {
 		if !ok {
 			continue
 		}
-		if one.flag == "max-depth" {
-			c.MaxDepth = nil // a flag replaces the file's, it does not add to it
-		}
+		c.replaced(one.flag)
 		if err := one.value.Set(v); err != nil {
 			return fmt.Errorf("--%s: %w", one.flag, err)
 		}
 	}
 	return nil
+}
+
+// replaced empties the lists that a flag is to replace: it does not add to the file's.
+func (c *Server) replaced(flag string) {
+	switch flag {
+	case "max-depth":
+		c.MaxDepth = nil
+	case "broker":
+		c.Broker = nil
+	}
 }

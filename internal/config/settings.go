@@ -1,6 +1,8 @@
 package config
 
 import (
+	"strings"
+
 	"github.com/spf13/pflag"
 )
 
@@ -15,7 +17,11 @@ type setting struct {
 // shown is the value as it may be printed.
 func (s setting) shown() string {
 	if s.secret {
-		return redact(s.value.String())
+		var shown []string
+		for one := range strings.FieldsSeq(s.value.String()) {
+			shown = append(shown, redact(one))
+		}
+		return strings.Join(shown, " ")
 	}
 	return s.value.String()
 }
@@ -29,6 +35,9 @@ func (c *Server) settings() []setting {
 	f.StringVar(&c.LedgerListen, "ledger-listen", c.LedgerListen, "behind a pooler: PostgreSQL's own address, to hear of new work at once")
 	f.StringVar(&c.Data, "data", c.Data, "directory of the SQLite file, made if it is not there")
 	f.StringVar(&c.Migrate, "migrate", c.Migrate, "auto: bring the schema up to date; check: refuse to start if it is not")
+	f.Var(&c.Broker, "broker", "carrier of ready jobs: amqp://… or kafka://HOST,HOST…; may be repeated, one of each kind")
+	f.StringVar(&c.DefaultRoute, "default-route", c.DefaultRoute, "route of queues without one of their own: direct, rabbitmq or kafka (default: the broker, if there is one)")
+	f.Var(&c.Roles, "roles", "what this process does: api (answers calls), relay (feeds the brokers), keeper (rescues, promotes, keeps house)")
 	f.StringVar(&c.Listen, "listen", c.Listen, "address to serve on; others than loopback need tokens and TLS")
 	f.StringVar(&c.AuthTokenFile, "auth-token-file", c.AuthTokenFile, "file of the callers' token hashes (errand token new)")
 	f.StringVar(&c.TLSCert, "tls-cert", c.TLSCert, "certificate chain, PEM")
@@ -53,7 +62,7 @@ func (c *Server) settings() []setting {
 	f.VisitAll(func(g *pflag.Flag) {
 		out = append(out, setting{
 			flag: g.Name, usage: g.Usage, value: g.Value,
-			secret: g.Name == "ledger" || g.Name == "ledger-listen",
+			secret: g.Name == "ledger" || g.Name == "ledger-listen" || g.Name == "broker",
 		})
 	})
 	return out
