@@ -101,10 +101,11 @@ type Jobs interface {
 
 	// Succeed is the hot settle: of each item whose job is Running under that
 	// very token it does what job.Rules.Settle does for event Succeed, and
-	// reports true. For every other item (another state or token, no such job,
-	// row locked by someone else) it changes nothing and reports false: the
-	// caller finds out by Apply. It never waits for a row lock.
-	Succeed(ctx context.Context, now time.Time, items []Success) ([]bool, error)
+	// answers OK, with what the job was. For every other item (another state or
+	// token, no such job, row locked by someone else) it changes nothing and
+	// answers the zero Succeeded: the caller finds out by Apply. It never waits
+	// for a row lock.
+	Succeed(ctx context.Context, now time.Time, items []Success) ([]Succeeded, error)
 
 	// Apply picks jobs, locks them, calls fn on each and stores what fn made of
 	// it, with counters and unique keys in step, all in one transaction: the
@@ -235,6 +236,18 @@ type Success struct {
 	ID     job.ID
 	Token  int64
 	Result []byte
+}
+
+// Succeeded is the answer to a Success. All but OK is for those who observe
+// what ended, and set only where OK is.
+type Succeeded struct {
+	OK          bool
+	Queue, Kind string
+	Attempt     int
+	Version     int64 // the new one
+	CreatedAt   time.Time
+	RunAt       time.Time
+	LeasedAt    time.Time
 }
 
 // Pick chooses jobs for Apply, by exactly one of its criteria.

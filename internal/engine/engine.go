@@ -193,7 +193,7 @@ type Engine struct {
 	clock  clock
 
 	inserts  *batcher[ledger.Item, ledger.Inserted]
-	succeeds *batcher[ledger.Success, bool]
+	succeeds *batcher[ledger.Success, ledger.Succeeded]
 	settles  *batcher[held, Settled]
 	renewals *batcher[job.ID, renewal]
 

@@ -18,6 +18,10 @@ type fake struct {
 	jobs     map[job.ID]*job.Job
 	sessions map[job.ID]*ledger.Session
 	paused   map[string]bool
+	routes   map[string]string
+	leader   job.ID // of the relay
+	epoch    int64
+	leads    time.Time // until then
 	idem     map[string]job.ID
 	seq      int64
 	rules    job.Rules
@@ -39,7 +43,8 @@ type fake struct {
 func newFake() *fake {
 	return &fake{
 		jobs: map[job.ID]*job.Job{}, sessions: map[job.ID]*ledger.Session{}, paused: map[string]bool{},
-		idem: map[string]job.ID{}, calls: map[string]int{}, busy: map[job.ID]bool{},
+		routes: map[string]string{},
+		idem:   map[string]job.ID{}, calls: map[string]int{}, busy: map[job.ID]bool{},
 		rules: job.DefaultRules(func() float64 { return 0.5 }),
 	}
 }
@@ -174,7 +179,7 @@ func (f *fake) Claim(_ context.Context, now time.Time, reqs []ledger.Claim) (out
 			continue
 		}
 		var got []job.Job
-		for _, j := range f.ready(r) {
+		for _, j := range f.choice(now, r) {
 			if len(got) == r.Max {
 				break
 			}
@@ -188,10 +193,10 @@ func (f *fake) Claim(_ context.Context, now time.Time, reqs []ledger.Claim) (out
 	return out, nil
 }
 
-func (f *fake) ready(r ledger.Claim) []*job.Job {
+func (f *fake) ready(queue string, kinds []string) []*job.Job {
 	var out []*job.Job
 	for _, j := range f.jobs {
-		if j.State == job.Ready && j.Queue == r.Queue && !f.paused[r.Queue] && (len(r.Kinds) == 0 || slices.Contains(r.Kinds, j.Kind)) {
+		if j.State == job.Ready && j.Queue == queue && !f.paused[queue] && (len(kinds) == 0 || slices.Contains(kinds, j.Kind)) {
 			out = append(out, j)
 		}
 	}
@@ -201,20 +206,22 @@ func (f *fake) ready(r ledger.Claim) []*job.Job {
 	return out
 }
 
-func (f *fake) Succeed(_ context.Context, now time.Time, items []ledger.Success) (out []bool, err error) {
+func (f *fake) Succeed(_ context.Context, now time.Time, items []ledger.Success) (out []ledger.Succeeded, err error) {
 	if err := f.enter("Succeed"); err != nil {
 		return nil, err
 	}
 	defer f.leave("Succeed", &err)
 	for _, it := range items {
 		j := f.jobs[it.ID]
-		ok := j != nil && j.State == job.Running && j.Token == it.Token && !f.busy[it.ID]
-		if ok {
-			if _, err := f.rules.Settle(j, it.Token, job.Move{Event: job.Succeed, Now: now, Result: it.Result}); err != nil {
-				return nil, err
-			}
+		if j == nil || j.State != job.Running || j.Token != it.Token || f.busy[it.ID] {
+			out = append(out, ledger.Succeeded{})
+			continue
 		}
-		out = append(out, ok)
+		if _, err := f.rules.Settle(j, it.Token, job.Move{Event: job.Succeed, Now: now, Result: it.Result}); err != nil {
+			return nil, err
+		}
+		out = append(out, ledger.Succeeded{OK: true, Queue: j.Queue, Kind: j.Kind, Attempt: j.Attempt, Version: j.Version,
+			CreatedAt: j.CreatedAt, RunAt: j.RunAt, LeasedAt: j.LeasedAt})
 	}
 	return out, nil
 }

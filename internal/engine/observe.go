@@ -71,17 +71,22 @@ func (e *Engine) observeClaimed(claimed []ledger.Claimed) {
 }
 
 // observeSucceeded tells of successes that took the hot path.
-func (e *Engine) observeSucceeded(now time.Time, rows []ledger.Success, ok []bool) {
+func (e *Engine) observeSucceeded(now time.Time, rows []ledger.Success, settled []ledger.Succeeded) {
 	if !e.observing() {
 		return
 	}
 	changes := make([]Change, 0, len(rows))
 	for i := range rows {
-		if ok[i] {
-			changes = append(changes, Change{Event: job.Succeed, From: job.Running, Job: &job.Job{
-				ID: rows[i].ID, Token: rows[i].Token, State: job.Succeeded, DoneAt: now, Result: rows[i].Result,
-			}})
+		s := &settled[i]
+		if !s.OK {
+			continue
 		}
+		changes = append(changes, Change{Event: job.Succeed, From: job.Running, Job: &job.Job{
+			ID: rows[i].ID, Queue: s.Queue, Kind: s.Kind, State: job.Succeeded,
+			CreatedAt: s.CreatedAt, RunAt: s.RunAt, LeasedAt: s.LeasedAt, DoneAt: now,
+			Attempt: s.Attempt, Token: rows[i].Token, Version: s.Version,
+			SettledToken: rows[i].Token, SettledAs: job.Succeed, Result: rows[i].Result,
+		}})
 	}
 	e.tell(changes)
 }

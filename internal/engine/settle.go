@@ -112,13 +112,13 @@ func (e *Engine) succeed(ctx context.Context, items []Settlement, answers []Sett
 	for k, i := range fast {
 		rows[k] = ledger.Success{ID: items[i].ID, Token: items[i].Token, Result: items[i].Result}
 	}
-	ok, err := e.succeeds.do(ctx, rows)
+	settled, err := e.succeeds.do(ctx, rows)
 	if err != nil {
 		return nil, err
 	}
 	var done []job.ID
 	for k, i := range fast {
-		if ok[k] {
+		if settled[k].OK {
 			answers[i].State = job.Succeeded
 			done = append(done, items[i].ID)
 		} else {
@@ -129,16 +129,16 @@ func (e *Engine) succeed(ctx context.Context, items []Settlement, answers []Sett
 	return rest, nil
 }
 
-func (e *Engine) commitSucceeds(ctx context.Context, rows []ledger.Success) ([]bool, error) {
+func (e *Engine) commitSucceeds(ctx context.Context, rows []ledger.Success) ([]ledger.Succeeded, error) {
 	now, err := e.clock.now(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ok, err := e.ledger.Succeed(ctx, now, rows)
+	settled, err := e.ledger.Succeed(ctx, now, rows)
 	if err == nil {
-		e.observeSucceeded(now, rows, ok)
+		e.observeSucceeded(now, rows, settled)
 	}
-	return ok, err
+	return settled, err
 }
 
 // commitSettles settles by the rules, one Apply for all jobs. Of two

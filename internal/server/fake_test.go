@@ -50,8 +50,8 @@ func (f *fake) Claim(_ context.Context, _ time.Time, reqs []ledger.Claim) ([]led
 	return make([]ledger.Claimed, len(reqs)), nil
 }
 
-func (f *fake) Succeed(_ context.Context, _ time.Time, items []ledger.Success) ([]bool, error) {
-	return make([]bool, len(items)), nil
+func (f *fake) Succeed(_ context.Context, _ time.Time, items []ledger.Success) ([]ledger.Succeeded, error) {
+	return make([]ledger.Succeeded, len(items)), nil
 }
 
 func (f *fake) Apply(_ context.Context, _ time.Time, p ledger.Pick, _ func(*job.Job) error) ([]ledger.Applied, error) {
@@ -92,3 +92,15 @@ func (f *fake) OldestReady(context.Context) ([]ledger.Oldest, error)           {
 func (f *fake) Get(context.Context, []job.ID) ([]job.Job, error)               { return nil, nil }
 func (f *fake) List(context.Context, ledger.Query) ([]job.Job, error)          { return nil, nil }
 func (f *fake) CountDead(context.Context, ledger.DeadFilter, int) (int, error) { return 0, nil }
+
+func (f *fake) Heads(_ context.Context, _ time.Time, reqs []ledger.Head) ([]ledger.Headed, error) {
+	return make([]ledger.Headed, len(reqs)), nil
+}
+
+func (f *fake) HoldRelay(context.Context, time.Time, job.ID, time.Duration) (bool, int64, error) {
+	return true, 1, nil
+}
+
+func (f *fake) Identity(context.Context) (string, error)                  { return "0123456789abcdef", nil }
+func (f *fake) SetRoute(context.Context, time.Time, string, string) error { return nil }
+func (f *fake) Routes(context.Context) (map[string]string, error)         { return nil, nil }

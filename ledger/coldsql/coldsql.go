@@ -8,7 +8,9 @@
 //
 //	job, dead, archive  the columns of Columns, in any order; archive may be a view
 //	session             the columns of SessionColumns
-//	queue               name (unique), paused (boolean), changed_at
+//	queue               name (unique), paused (boolean), route (or NULL), changed_at
+//	relay               holder (or NULL), epoch, until_us: one row
+//	identity            name: one row
 //	counter             queue, kind, state, n: may hold several rows of one key,
 //	                    which are added up
 package coldsql

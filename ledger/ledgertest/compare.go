@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
 )
 
 // wantJob compares a job field by field. Seq is compared where want has one;
@@ -79,4 +80,12 @@ func stamp(t time.Time) string {
 		return "never"
 	}
 	return t.UTC().Format(time.RFC3339Nano)
+}
+
+// sameSucceeded compares answers of Succeed.
+func sameSucceeded(a, b ledger.Succeeded) bool {
+	text := func(s ledger.Succeeded) string {
+		return fmt.Sprintf("%v %q %q %d %d %s %s %s", s.OK, s.Queue, s.Kind, s.Attempt, s.Version, stamp(s.CreatedAt), stamp(s.RunAt), stamp(s.LeasedAt))
+	}
+	return text(a) == text(b)
 }

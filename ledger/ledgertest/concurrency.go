@@ -79,7 +79,7 @@ func workAll(w *world, l ledger.Ledger, s job.ID, batch int, given *sync.Map, do
 			}
 			left := its[:0]
 			for i, it := range its {
-				if ok[i] {
+				if ok[i].OK {
 					done.Add(1)
 				} else {
 					left = append(left, it) // its row was locked by someone
@@ -97,7 +97,7 @@ func concurrencySettle(w *world) {
 		var wins atomic.Int32
 		w.together(8, func(int) error {
 			ok, err := w.l.Succeed(w.ctx, w.now, []ledger.Success{{ID: j.ID, Token: j.Token}})
-			if err == nil && ok[0] {
+			if err == nil && ok[0].OK {
 				wins.Add(1)
 			}
 			return err

@@ -136,7 +136,7 @@ func handlesLocked(w *world) {
 		once.Do(func() {
 			ok, err := other.Succeed(w.ctx, w.now, []ledger.Success{{ID: j.ID, Token: j.Token}})
 			w.ok(err)
-			if ok[0] {
+			if ok[0].OK {
 				w.Error("a locked job was settled")
 			}
 			busy, err := other.Apply(w.ctx, w.now, ledger.Pick{IDs: []job.ID{j.ID, next.ID}}, func(*job.Job) error { return job.ErrStale })

@@ -3,6 +3,7 @@ package ledgertest
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,9 @@ type model struct {
 	sessions map[job.ID]ledger.Session
 	opened   []job.ID // sessions in the order of opening
 	paused   map[string]bool
+	routes   map[string]string
+	relay    relay
+	identity string
 }
 
 type (
@@ -44,7 +48,8 @@ type (
 // newModel makes an empty model that draws its numbers from first on.
 func newModel(rules job.Rules, first int64) *model {
 	return &model{rules: rules, seq: first - 1, jobs: map[job.ID]job.Job{}, keys: map[uniqueKey]keyHeld{}, idem: map[idemKey]idemUse{},
-		sessions: map[job.ID]ledger.Session{}, paused: map[string]bool{}}
+		sessions: map[job.ID]ledger.Session{}, paused: map[string]bool{}, routes: map[string]string{},
+		identity: strings.ToLower(rand.Text()[:16])}
 }
 
 // lock guards every method; a context that has ended changes nothing.
@@ -147,11 +152,11 @@ func (m *model) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) (
 func (m *model) claim(now time.Time, r ledger.Claim) []job.Job {
 	var out []job.Job
 	bytes, suspect := 0, m.holdsSuspect(r.Session)
-	for _, j := range m.readyInOrder(r.Queue, r.Kinds) {
+	for _, j := range m.choice(now, r) {
 		if len(out) >= r.Max {
 			break
 		}
-		if !j.ExpiresAt.IsZero() && !j.ExpiresAt.After(now) || j.Lane == job.LaneSuspect && suspect {
+		if j.Lane == job.LaneSuspect && suspect {
 			continue
 		}
 		bytes += len(j.Payload)
@@ -177,9 +182,23 @@ func (m *model) holdsSuspect(session job.ID) bool {
 	return false
 }
 
-func (m *model) readyInOrder(queue string, kinds []string) []job.Job {
+// choice returns the jobs that a request may get, in the order in which it gets them.
+func (m *model) choice(now time.Time, r ledger.Claim) []job.Job {
+	jobs := m.readyInOrder(now, r.Queue, r.Kinds)
+	if len(r.Refs) > 0 {
+		return named(jobs, r.Refs)
+	}
+	if r.SuspectsOnly {
+		jobs = slices.DeleteFunc(jobs, func(j job.Job) bool { return j.Lane != job.LaneSuspect })
+	}
+	return jobs
+}
+
+// readyInOrder leaves out jobs that have expired.
+func (m *model) readyInOrder(now time.Time, queue string, kinds []string) []job.Job {
 	jobs := m.where(func(j *job.Job) bool {
-		return j.State == job.Ready && j.Queue == queue && (len(kinds) == 0 || slices.Contains(kinds, j.Kind))
+		return j.State == job.Ready && j.Queue == queue && (len(kinds) == 0 || slices.Contains(kinds, j.Kind)) &&
+			(j.ExpiresAt.IsZero() || j.ExpiresAt.After(now))
 	})
 	slices.SortFunc(jobs, func(a, b job.Job) int { return cmp.Or(cmp.Compare(a.Lane, b.Lane), cmp.Compare(a.Seq, b.Seq)) })
 	return jobs
@@ -221,24 +240,33 @@ func (m *model) store(now time.Time, j job.Job) (holder job.ID, ok bool) {
 	return j.ID, true
 }
 
-func (m *model) Succeed(ctx context.Context, now time.Time, items []ledger.Success) ([]bool, error) {
+func (m *model) Succeed(ctx context.Context, now time.Time, items []ledger.Success) ([]ledger.Succeeded, error) {
 	unlock, err := m.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	out := make([]bool, len(items))
+	out := make([]ledger.Succeeded, len(items))
 	for i, it := range items {
 		j, ok := m.jobs[it.ID]
 		if !ok || j.State != job.Running || j.Token != it.Token {
 			continue
 		}
 		j = clone(j)
-		if _, err := m.rules.Settle(&j, it.Token, job.Move{Event: job.Succeed, Now: now, Result: slices.Clone(it.Result)}); err == nil {
-			_, out[i] = m.store(now, j)
+		if _, err := m.rules.Settle(&j, it.Token, job.Move{Event: job.Succeed, Now: now, Result: slices.Clone(it.Result)}); err != nil {
+			continue
+		}
+		if _, ok := m.store(now, j); ok {
+			out[i] = succeeded(j)
 		}
 	}
 	return out, nil
+}
+
+// succeeded is the answer to the success that made j.
+func succeeded(j job.Job) ledger.Succeeded {
+	return ledger.Succeeded{OK: true, Queue: j.Queue, Kind: j.Kind, Attempt: j.Attempt, Version: j.Version,
+		CreatedAt: j.CreatedAt, RunAt: j.RunAt, LeasedAt: j.LeasedAt}
 }
 
 func (m *model) Apply(ctx context.Context, now time.Time, pick ledger.Pick, fn func(*job.Job) error) ([]ledger.Applied, error) {

@@ -40,6 +40,9 @@ func (s suite) model(t *testing.T) {
 			"move":     r.moveSession,
 			"claim":    r.claim,
 			"claim2":   r.claim,
+			"heads":    r.heads,
+			"relay":    r.holdRelay,
+			"route":    r.route,
 			"succeed":  r.succeed,
 			"apply":    r.applyIDs,
 			"settle":   r.settle,
@@ -236,6 +239,12 @@ func (r *random) claim(t *rapid.T) {
 		reqs[i] = ledger.Claim{Session: r.someSession(t), Call: int64(i + 1), Queue: rapid.SampledFrom([]string{"q", "r"}).Draw(t, "queue"),
 			Kinds: rapid.SampledFrom([][]string{nil, {"k0"}, {"k2", "k1"}, {"k1", "nosuch"}}).Draw(t, "kinds"),
 			Max:   rapid.IntRange(0, 6).Draw(t, "max"), MaxBytes: rapid.SampledFrom([]int{1, 200, 600, 1 << 20}).Draw(t, "bytes")}
+		switch rapid.IntRange(0, 4).Draw(t, "way") {
+		case 0, 1:
+			reqs[i].Refs = r.refs(t)
+		case 2:
+			reqs[i].SuspectsOnly = true
+		}
 	}
 	got, err := r.l.Claim(r.ctx, r.now, reqs)
 	r.ok(err)
@@ -282,7 +291,7 @@ func (r *random) succeed(t *rapid.T) {
 	its = append(its, ledger.Success{ID: newID(), Token: 1})
 	got, err := r.l.Succeed(r.ctx, r.now, its)
 	r.ok(err)
-	if want, _ := r.m.Succeed(r.ctx, r.now, its); !slices.Equal(got, want) {
+	if want, _ := r.m.Succeed(r.ctx, r.now, its); !slices.EqualFunc(got, want, sameSucceeded) {
 		r.Fatalf("succeed %+v: %v, want %v", its, got, want)
 	}
 }

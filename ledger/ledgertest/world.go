@@ -233,6 +233,7 @@ func (w *world) stepAll(p ledger.Pick, e job.Event) []job.ID {
 	return ids
 }
 
+// succeed settles and tells of each item whether it was the one that did.
 func (w *world) succeed(its ...ledger.Success) []bool {
 	w.Helper()
 	out, err := w.l.Succeed(w.ctx, w.now, its)
@@ -240,7 +241,13 @@ func (w *world) succeed(its ...ledger.Success) []bool {
 	if len(out) != len(its) {
 		w.Fatalf("%d answers to %d items", len(out), len(its))
 	}
-	return out
+	ok := make([]bool, len(out))
+	for i, s := range out {
+		if ok[i] = s.OK; !s.OK && s != (ledger.Succeeded{}) {
+			w.Errorf("item %d was refused, and the answer is %+v", i, s)
+		}
+	}
+	return ok
 }
 
 // done succeeds jobs that are held.

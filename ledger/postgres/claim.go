@@ -17,8 +17,7 @@ import (
 
 // claimSQL takes up to $6 jobs of one queue, as job.Rules.Step does for Lease:
 //
-//	seen    the first jobs in the order (lane, seq), merged over the kinds, without locks,
-//	        lane number by lane number, so that it stops where it has enough
+//	seen    the first jobs in the order: see seenSQL
 //	share   how many of them each lane has, up to the bytes that fit
 //	locked  so many of each lane, past those that another claim holds
 //	fits    those whose payloads fit together, $12 at most: a later round looks
@@ -26,34 +25,30 @@ import (
 //
 // The first columns of each row are how many were seen, and whether some were locked
 // that did not fit; without a job the rest is NULL.
-var claimSQL = fmt.Sprintf(`WITH want AS MATERIALIZED (
-		SELECT * FROM unnest($2::text[], $3::smallint[], $4::bigint[]) WITH ORDINALITY AS u (kind, lane, low, i)),
-	seen AS MATERIALIZED (
-		SELECT c.i, c.size FROM unnest($5::smallint[]) AS p (lane) CROSS JOIN LATERAL (
-			SELECT w.i, r.size FROM want w CROSS JOIN LATERAL (
-				SELECT j.seq, coalesce(octet_length(j.payload), 0) AS size %[1]s ORDER BY j.seq LIMIT $6) r
-			WHERE w.lane = p.lane ORDER BY r.seq LIMIT $6) c
-		LIMIT $6),
+var claimSQL = fmt.Sprintf(`WITH %[1]s,
 	share AS MATERIALIZED (
 		SELECT i, count(*) AS n FROM
 			(SELECT i, sum(size) OVER (ROWS UNBOUNDED PRECEDING) - size AS before FROM seen) s
 		WHERE before < $10 GROUP BY i),
 	locked AS MATERIALIZED (
 		SELECT r.* FROM share s JOIN want w ON w.i = s.i CROSS JOIN LATERAL (
-			SELECT j.ctid AS place, j.lane, j.seq, coalesce(octet_length(j.payload), 0) AS size %[1]s
+			SELECT j.ctid AS place, j.lane, j.seq, %[2]s %[3]s
 			ORDER BY j.seq LIMIT s.n FOR UPDATE SKIP LOCKED) r),
 	fits AS MATERIALIZED (
 		SELECT place FROM (SELECT place, sum(size) OVER w AS total, row_number() OVER w AS nth
 			FROM locked WINDOW w AS (ORDER BY lane, seq)) l
 		WHERE nth <= $12 AND (total <= $10 OR (nth = 1 AND $11))),
 	taken AS (
-		UPDATE errand.job j SET state = 3, token = token + 1, version = version + 1, attempt = attempt + 1,
-			session = $8, call = nullif($9::bigint, 0), leased_at = $7
-		WHERE j.ctid = ANY (ARRAY (SELECT place FROM fits)) RETURNING %[2]s)
+		UPDATE errand.job j SET %[4]s, session = $8, call = nullif($9::bigint, 0), leased_at = $7
+		WHERE j.ctid = ANY (ARRAY (SELECT place FROM fits)) RETURNING %[5]s)
 	SELECT (SELECT count(*) FROM seen), (SELECT count(*) FROM locked) > (SELECT count(*) FROM fits), taken.* FROM (SELECT 1) AS one LEFT JOIN taken ON true`,
-	`FROM errand.job j WHERE j.queue = $1 AND j.kind = w.kind AND j.lane = w.lane AND j.state = 2
-		AND j.seq > w.low AND (j.expires_at IS NULL OR j.expires_at > $7)`,
-	columns("j."))
+	seenSQL(payloadSize), payloadSize, laneRows, leaseSet, columns("j."))
+
+// payloadSize is what a job weighs in an answer.
+const payloadSize = "coalesce(octet_length(j.payload), 0) AS size"
+
+// leaseSet is what a lease changes in a row whoever takes it.
+const leaseSet = "state = 3, token = token + 1, version = version + 1, attempt = attempt + 1"
 
 // claimRounds bounds how often a request looks again, further on, because
 // other claims held the first jobs in the order.
@@ -61,17 +56,17 @@ const claimRounds = 4
 
 // claimSeed is what the claims of one transaction begin with.
 type claimSeed struct {
+	queueState
 	live     map[job.ID]bool
-	paused   map[string]bool
-	kinds    map[string][]string // of queues asked for without kinds
-	suspects map[string]bool     // queues that have some
+	suspects map[string]bool // queues that have some
 }
 
 // request is a claim under way.
 type request struct {
 	*ledger.Claim
 	index int // in the call
-	lanes []laneKey
+	kinds []string
+	lanes []laneKey // but for that of suspects
 	gens  map[laneKey]int64
 	lows  map[laneKey]int64 // where the claim began
 	jobs  []job.Job
@@ -79,6 +74,8 @@ type request struct {
 	seen  int   // by the last statement
 	limit int   // of the last statement
 	full  bool  // the next job in the order does not fit
+
+	places map[lease]int // of a request by name, once it was made: where its refs stand
 }
 
 // Claim implements ledger.Jobs.
@@ -86,7 +83,7 @@ func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 	if len(reqs) == 0 {
 		return nil, nil
 	}
-	if err := l.rescanLanes(ctx, now, l.lanesOf(reqs)); err != nil {
+	if err := l.rescanLanes(ctx, now, l.markedLanes(headsOf(reqs))); err != nil {
 		return nil, err
 	}
 	var answers []ledger.Claimed
@@ -98,6 +95,17 @@ func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 		return nil, err
 	}
 	return answers, nil
+}
+
+// headsOf returns what the requests that are not by name read.
+func headsOf(reqs []ledger.Claim) []ledger.Head {
+	heads := make([]ledger.Head, 0, len(reqs))
+	for i := range reqs {
+		if r := &reqs[i]; len(r.Refs) == 0 {
+			heads = append(heads, ledger.Head{Queue: r.Queue, Kinds: r.Kinds})
+		}
+	}
+	return heads
 }
 
 // claim is one try.
@@ -130,48 +138,19 @@ func (t *tx) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) (ans
 	return answers, t.commit(ctx, claimedSteps(work)...)
 }
 
-// lanesOf returns the lanes with marks that the requests may read.
-func (l *Ledger) lanesOf(reqs []ledger.Claim) []laneKey {
-	var keys []laneKey
-	every := map[string]bool{}
-	for i := range reqs {
-		r := &reqs[i]
-		if len(r.Kinds) == 0 {
-			every[r.Queue] = true
-		}
-		for _, kind := range r.Kinds {
-			for lane := job.Lane(0); lane <= job.LaneLast; lane++ {
-				keys = append(keys, laneKey{r.Queue, kind, lane})
-			}
-		}
-	}
-	if len(every) > 0 {
-		l.marks.mu.Lock()
-		defer l.marks.mu.Unlock()
-		for k := range l.marks.lanes {
-			if every[k.queue] {
-				keys = append(keys, k)
-			}
-		}
-	}
-	// A lane that two requests share is read once.
-	slices.SortFunc(keys, func(a, b laneKey) int {
-		return cmp.Or(cmp.Compare(a.queue, b.queue), cmp.Compare(a.kind, b.kind), cmp.Compare(a.lane, b.lane))
-	})
-	return slices.Compact(keys)
-}
-
 // claimSeed begins the transaction. The session rows are locked against
 // MoveSession, not against Beat; the lock on pausing comes in a statement before the
 // settings are read, so that a claim that SetPaused did not wait for sees what it set.
 func (t *tx) claimSeed(ctx context.Context, reqs []ledger.Claim) (claimSeed, error) {
-	s := claimSeed{live: map[job.ID]bool{}, paused: map[string]bool{}, kinds: map[string][]string{}, suspects: map[string]bool{}}
-	var sessions []job.ID
-	var queues, every []string
+	s := claimSeed{queueState: newQueueState(), live: map[job.ID]bool{}, suspects: map[string]bool{}}
+	sessions := make([]job.ID, len(reqs))
+	asked := make([]ledger.Head, len(reqs))
+	var queues []string
 	for i := range reqs {
-		sessions, queues = append(sessions, reqs[i].Session), append(queues, reqs[i].Queue)
-		if len(reqs[i].Kinds) == 0 && !slices.Contains(every, reqs[i].Queue) {
-			every = append(every, reqs[i].Queue)
+		r := &reqs[i]
+		sessions[i], asked[i] = r.Session, ledger.Head{Queue: r.Queue, Kinds: r.Kinds}
+		if len(r.Refs) == 0 {
+			queues = append(queues, r.Queue)
 		}
 	}
 	steps := []step{
@@ -186,49 +165,27 @@ func (t *tx) claimSeed(ctx context.Context, reqs []ledger.Claim) (claimSeed, err
 				return r.err
 			},
 		},
-		textSet("SELECT name FROM errand.queue WHERE paused AND name = ANY ($1::text[])", queues, s.paused),
-		textSet(`SELECT q FROM unnest($1::text[]) AS u (q)
-			WHERE EXISTS (SELECT FROM errand.job j WHERE j.queue = u.q AND j.state = 2 AND j.lane = -2)`, queues, s.suspects),
 	}
-	if len(every) > 0 {
-		steps = append(steps, step{
-			sql: `SELECT queue, kind FROM errand.counter WHERE queue = ANY ($1::text[]) AND state = 2
-				GROUP BY queue, kind HAVING sum(n) > 0`,
-			args: []any{every},
-			scan: func(r pgx.Rows) error {
-				var queue, kind string
-				err := r.Scan(&queue, &kind)
-				s.kinds[queue] = append(s.kinds[queue], kind)
-				return err
-			},
-		})
+	steps = append(steps, s.steps(asked)...)
+	if len(queues) > 0 {
+		steps = append(steps, textSet(`SELECT q FROM unnest($1::text[]) AS u (q)
+			WHERE EXISTS (SELECT FROM errand.job j WHERE j.queue = u.q AND j.state = 2 AND j.lane = -2)`, queues, s.suspects))
 	}
 	return s, t.run(ctx, steps...)
 }
 
-func textSet(sql string, arg []string, set map[string]bool) step {
-	return step{sql: sql, args: []any{arg}, scan: func(r pgx.Rows) error {
-		var s string
-		err := r.Scan(&s)
-		set[s] = true
-		return err
-	}}
-}
-
 func newRequest(r *ledger.Claim, index int, seed claimSeed) *request {
-	w := &request{Claim: r, index: index, gens: map[laneKey]int64{}, lows: map[laneKey]int64{}, bytes: int64(r.MaxBytes)}
+	w := &request{Claim: r, index: index, bytes: int64(r.MaxBytes)}
 	if r.MaxBytes <= 0 {
 		w.bytes = math.MaxInt64
 	}
-	kinds := r.Kinds
-	if len(kinds) == 0 {
-		kinds = seed.kinds[r.Queue]
+	if len(r.Refs) > 0 {
+		return w
 	}
-	kinds = slices.Compact(slices.Sorted(slices.Values(kinds)))
-	for _, kind := range kinds {
-		for lane := job.LaneFront; lane <= job.LaneLast; lane++ {
-			w.lanes = append(w.lanes, laneKey{r.Queue, kind, lane})
-		}
+	w.gens, w.lows = map[laneKey]int64{}, map[laneKey]int64{}
+	w.kinds = seed.kindsOf(r.Queue, r.Kinds)
+	if !r.SuspectsOnly {
+		w.lanes = lanesIn(r.Queue, w.kinds)
 	}
 	return w
 }
@@ -237,8 +194,10 @@ func newRequest(r *ledger.Claim, index int, seed claimSeed) *request {
 // pipeline, and again those that found the first jobs in others' hands.
 func (t *tx) claimAll(ctx context.Context, now time.Time, seed claimSeed, work []*request) error {
 	asked := map[job.ID]bool{}
+	searching := false
 	for _, w := range work {
-		if seed.suspects[w.Queue] && !asked[w.Session] {
+		searching = searching || len(w.lanes) > 0
+		if len(w.kinds) > 0 && seed.suspects[w.Queue] && !asked[w.Session] {
 			took, err := t.claimSuspect(ctx, now, w)
 			if err != nil {
 				return err
@@ -246,22 +205,18 @@ func (t *tx) claimAll(ctx context.Context, now time.Time, seed claimSeed, work [
 			asked[w.Session] = took
 		}
 	}
-	// One at a time: claims of a process that look at the same moment would all
-	// walk over the rows that the others lock. The commits overlap.
-	select {
-	case t.l.claiming <- struct{}{}:
-		defer func() { <-t.l.claiming }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if searching {
+		// One at a time: claims of a process that look at the same moment would all
+		// walk over the rows that the others lock. The commits overlap.
+		select {
+		case t.l.claiming <- struct{}{}:
+			defer func() { <-t.l.claiming }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	for range claimRounds {
-		var steps []step
-		for _, w := range work {
-			if w.wantsMore() {
-				w.limit = w.Max - len(w.jobs) + max(w.limit-len(w.jobs), 0)
-				steps = append(steps, t.l.claimStep(now, w, w.lanes))
-			}
-		}
+		steps := t.l.claimSteps(now, work)
 		if len(steps) == 0 {
 			break
 		}
@@ -276,9 +231,41 @@ func (t *tx) claimAll(ctx context.Context, now time.Time, seed claimSeed, work [
 	return nil
 }
 
+// claimSteps is one round of the requests that want more, in their order. Those
+// by name that follow one another share a statement.
+func (l *Ledger) claimSteps(now time.Time, work []*request) []step {
+	var steps []step
+	var together *names
+	flush := func() {
+		if together != nil {
+			steps = append(steps, together.step(now))
+		}
+		together = nil
+	}
+	for _, w := range work {
+		switch {
+		case !w.wantsMore():
+		case len(w.Refs) > 0:
+			if together == nil || !together.add(w) {
+				flush()
+				together = newNames(w)
+			}
+		default:
+			flush()
+			w.limit = w.Max - len(w.jobs) + max(w.limit-len(w.jobs), 0)
+			steps = append(steps, l.claimStep(now, w, w.lanes))
+		}
+	}
+	flush()
+	return steps
+}
+
 // wantsMore reports whether another statement may find more: it is the first,
 // or the last one saw as many jobs as it looked for and got fewer.
 func (w *request) wantsMore() bool {
+	if len(w.Refs) > 0 {
+		return w.places == nil
+	}
 	if len(w.lanes) == 0 || len(w.jobs) >= w.Max || w.bytes <= 0 || w.full {
 		return false
 	}
@@ -298,14 +285,9 @@ func (t *tx) claimSuspect(ctx context.Context, now time.Time, w *request) (bool,
 	if err != nil || !alone || holds {
 		return holds, err
 	}
-	var lanes []laneKey
-	for i := 0; i < len(w.lanes); i++ {
-		if k := w.lanes[i]; k.lane == job.LaneFront {
-			lanes = append(lanes, laneKey{k.queue, k.kind, job.LaneSuspect})
-		}
-	}
-	if len(lanes) == 0 {
-		return false, nil
+	lanes := make([]laneKey, len(w.kinds))
+	for i, kind := range w.kinds {
+		lanes[i] = laneKey{w.Queue, kind, job.LaneSuspect}
 	}
 	w.limit = 1
 	err = t.run(ctx, t.l.claimStep(now, w, lanes))
@@ -315,25 +297,15 @@ func (t *tx) claimSuspect(ctx context.Context, now time.Time, w *request) (bool,
 
 // claimStep is one run of claimSQL over the lanes.
 func (l *Ledger) claimStep(now time.Time, w *request, lanes []laneKey) step {
-	kinds, numbers, lows := make([]string, len(lanes)), make([]int16, len(lanes)), make([]int64, len(lanes))
-	var distinct []int16
+	read := l.readLanes(w.Queue, lanes)
 	for i, k := range lanes {
-		low, gen := l.marks.start(k)
 		if _, ok := w.gens[k]; !ok {
-			w.gens[k], w.lows[k] = gen, low
-		}
-		kinds[i], numbers[i], lows[i] = k.kind, int16(k.lane), low
-		if !slices.Contains(distinct, numbers[i]) {
-			distinct = append(distinct, numbers[i])
+			w.gens[k], w.lows[k] = read.gens[i], read.lows[i]
 		}
 	}
-	slices.Sort(distinct)
-	return step{
-		sql: claimSQL,
-		args: []any{w.Queue, kinds, numbers, lows, distinct, min(w.limit, w.Max*claimRounds), now.UnixMicro(), uuidArg(w.Session), w.Call,
-			w.bytes, len(w.jobs) == 0, w.Max - len(w.jobs)},
-		scan: w.scan,
-	}
+	args := append(read.args(min(w.limit, w.Max*claimRounds), now), uuidArg(w.Session), w.Call,
+		w.bytes, len(w.jobs) == 0, w.Max-len(w.jobs))
+	return step{sql: claimSQL, args: args, scan: w.scan}
 }
 
 func (w *request) scan(rows pgx.Rows) error {
@@ -353,6 +325,9 @@ func (w *request) scan(rows pgx.Rows) error {
 
 func (w *request) sort() {
 	slices.SortFunc(w.jobs, func(a, b job.Job) int {
+		if w.places != nil {
+			return cmp.Compare(w.places[lease{a.ID, a.Token - 1}], w.places[lease{b.ID, b.Token - 1}])
+		}
 		return cmp.Or(cmp.Compare(a.Lane, b.Lane), cmp.Compare(a.Seq, b.Seq))
 	})
 }
@@ -397,8 +372,11 @@ func freeKeySteps(jobs []*job.Job) []step {
 
 // advance raises the marks of the lanes that a claim took from, before it has
 // committed: the next claim of the process need not walk over its rows. If it does not
-// commit, retreat takes that back.
+// commit, retreat takes that back. Jobs taken by name say nothing of those before them.
 func (l *Ledger) advance(w *request) {
+	if w.places != nil {
+		return
+	}
 	last := map[laneKey]int64{}
 	for i := range w.jobs {
 		j := &w.jobs[i]

@@ -208,7 +208,7 @@ func (l *Ledger) sampleWriters(ctx context.Context, clock time.Time) error {
 	var s sample
 	err := l.inTx(ctx, "sample writers", func(t *tx) error {
 		s = sample{}
-		return t.commit(ctx,
+		return t.end(ctx,
 			step{
 				sql:  "SELECT CASE WHEN is_called THEN last_value + $1 ELSE 0 END FROM errand.seq",
 				args: []any{int64(seqBlock - 1)},
@@ -250,7 +250,7 @@ func (l *Ledger) firstReady(ctx context.Context, now time.Time, keys []laneKey, 
 	}
 	first := make([]int64, len(keys))
 	err := l.inTx(ctx, "rescan", func(t *tx) error {
-		return t.commit(ctx, step{
+		return t.end(ctx, step{
 			sql:  firstReadySQL,
 			args: []any{queues, kinds, lanes, from, to, now.UnixMicro()},
 			scan: func(rows pgx.Rows) error {

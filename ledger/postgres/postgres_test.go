@@ -102,7 +102,11 @@ func succeed(t testing.TB, l *Ledger, jobs []job.Job) []bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return out
+	ok := make([]bool, len(out))
+	for i, s := range out {
+		ok[i] = s.OK
+	}
+	return ok
 }
 
 // until polls cond, which must hold within d.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
@@ -20,14 +21,14 @@ import (
 // from a whole index of the table, and keep that plan when the table has grown.
 // "state + 0" keeps it from the partial indexes, which have no id.
 var succeedSQL = fmt.Sprintf(`WITH held AS MATERIALIZED (
-		SELECT h.place, u.result AS outcome
-		FROM unnest($1::uuid[], $2::bigint[], $3::bytea[]) AS u (id, token, result)
+		SELECT h.place, u.result AS outcome, u.i AS item
+		FROM unnest($1::uuid[], $2::bigint[], $3::bytea[]) WITH ORDINALITY AS u (id, token, result, i)
 		CROSS JOIN LATERAL (
 			SELECT j.ctid AS place FROM errand.job j
 			WHERE j.id = u.id AND j.token = u.token AND j.state + 0 = %[1]d FOR UPDATE SKIP LOCKED) AS h),
 	gone AS (
 		DELETE FROM errand.job j USING held h WHERE j.ctid = h.place
-		RETURNING j.*, h.outcome),
+		RETURNING j.*, h.outcome, h.item),
 	kept AS (
 		INSERT INTO errand.archive (%[2]s) SELECT %[3]s FROM gone),
 	counted AS (
@@ -41,7 +42,7 @@ var succeedSQL = fmt.Sprintf(`WITH held AS MATERIALIZED (
 				SELECT k.ctid AS place FROM errand.unique_key k
 				WHERE k.scope = g.kind AND k.key = g.unique_key AND k.job = g.id FOR UPDATE) AS h
 			WHERE g.unique_mode = %[5]d)))
-	SELECT id, token FROM gone`,
+	SELECT item, queue, kind, attempt, version + 1, created_at, run_at, leased_at FROM gone`,
 	job.Running, coldsql.ColumnList, succeededRow(), job.Succeeded, job.UntilDone)
 
 // succeededRow is what becomes of a row's columns.
@@ -71,33 +72,32 @@ func succeededRow() string {
 	return text
 }
 
-// lease names a job under one of its tokens.
-type lease struct {
-	id    job.ID
-	token int64
-}
-
-// Succeed implements ledger.Jobs, in one round trip.
-func (l *Ledger) Succeed(ctx context.Context, now time.Time, items []ledger.Success) ([]bool, error) {
+// Succeed implements ledger.Jobs, in one round trip. Of two items of one lease
+// the row that is deleted once answers one.
+func (l *Ledger) Succeed(ctx context.Context, now time.Time, items []ledger.Success) ([]ledger.Succeeded, error) {
 	if len(items) == 0 {
 		return nil, nil
 	}
-	ids, tokens, results := make([]job.ID, len(items)), make([]int64, len(items)), make([][]byte, len(items))
+	ids, tokens, results := make([]pgtype.UUID, len(items)), make([]int64, len(items)), make([][]byte, len(items))
 	for i := range items {
-		ids[i], tokens[i], results[i] = items[i].ID, items[i].Token, items[i].Result
+		ids[i], tokens[i], results[i] = uuidArg(items[i].ID), items[i].Token, items[i].Result
 	}
 	slice := sliceOf(now)
-	done := make(map[lease]bool, len(items))
+	answers := make([]ledger.Succeeded, len(items))
+	names := sameNames{}
 	err := l.withSlices(ctx, []int64{slice}, func() error {
 		return l.inTx(ctx, "succeed", func(t *tx) error {
-			clear(done)
+			clear(answers)
 			return t.commit(ctx, step{
 				sql:  succeedSQL,
-				args: []any{uuids(ids), tokens, results, coldsql.Micros(now), slice},
+				args: []any{ids, tokens, results, coldsql.Micros(now), slice},
 				scan: func(rows pgx.Rows) error {
 					r := rowReader{vals: rows.RawValues()}
-					id := r.uuid()
-					done[lease{id, r.int8()}] = true
+					item := r.int8()
+					answers[item-1] = ledger.Succeeded{
+						OK: true, Queue: names.of(r.next(0)), Kind: names.of(r.next(0)), Attempt: r.int4(), Version: r.int8(),
+						CreatedAt: r.time(), RunAt: r.time(), LeasedAt: r.time(),
+					}
 					return r.err
 				},
 			})
@@ -106,13 +106,19 @@ func (l *Ledger) Succeed(ctx context.Context, now time.Time, items []ledger.Succ
 	if err != nil {
 		return nil, err
 	}
-	answers := make([]bool, len(items))
-	for i := range items {
-		k := lease{items[i].ID, items[i].Token}
-		answers[i] = done[k]
-		delete(done, k) // the same item again finds the job gone
-	}
 	return answers, nil
+}
+
+// sameNames keeps one string of each name that comes again and again.
+type sameNames map[string]string
+
+func (n sameNames) of(b []byte) string {
+	if s, ok := n[string(b)]; ok { // does not copy b
+		return s
+	}
+	s := string(b)
+	n[s] = s
+	return s
 }
 
 // withSlices runs fn with the archive slices that it needs made. If one of them

@@ -105,6 +105,12 @@ func (t *tx) commit(ctx context.Context, steps ...step) error {
 	return t.run(ctx, append(steps, step{sql: "COMMIT"})...)
 }
 
+// end sends the steps and the end of a transaction that changes nothing: there
+// is no commit whose fate could be unknown.
+func (t *tx) end(ctx context.Context, steps ...step) error {
+	return t.run(ctx, append(steps, step{sql: "COMMIT"})...)
+}
+
 func (l *Ledger) settings() string {
 	if l.pooler {
 		return settings + ", (" + durable(true) + ")"

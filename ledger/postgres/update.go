@@ -62,11 +62,11 @@ func failuresText(j *job.Job) string {
 	return s
 }
 
-// column gathers one field of the jobs.
-func column[T any](jobs []*job.Job, field func(*job.Job) T) []T {
-	out := make([]T, len(jobs))
-	for i, j := range jobs {
-		out[i] = field(j)
+// column gathers one field of jobs, or of whatever else.
+func column[E, T any](of []*E, field func(*E) T) []T {
+	out := make([]T, len(of))
+	for i, e := range of {
+		out[i] = field(e)
 	}
 	return out
 }

@@ -14,11 +14,6 @@ import (
 // readChunk is how many rows a claim reads before it looks at their bytes.
 const readChunk = 32
 
-// laneSQL reads the head of a lane from the ready index alone.
-const laneSQL = `SELECT seq, rid FROM job INDEXED BY job_ready
-	WHERE state = 2 AND queue = ? AND kind = ? AND lane = ? AND seq > ? AND (expires_at IS NULL OR expires_at > ?)
-	ORDER BY seq LIMIT ?`
-
 // Claim implements ledger.Jobs.
 func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) ([]ledger.Claimed, error) {
 	if len(reqs) == 0 {
@@ -67,18 +62,64 @@ func (c *claim) run(answer *ledger.Claimed) error {
 	if c.mem.paused[c.req.Queue] {
 		return nil
 	}
-	for lane := job.LaneSuspect; lane <= job.LaneLast && len(c.jobs) < c.req.Max && !c.full; lane++ {
+	take := c.takeLanes
+	if len(c.req.Refs) > 0 {
+		take = c.takeRefs
+	}
+	err := take()
+	answer.Jobs = c.jobs
+	return err
+}
+
+// takeLanes takes what is wanted in the order of the lanes.
+func (c *claim) takeLanes() error {
+	last := job.LaneLast
+	if c.req.SuspectsOnly {
+		last = job.LaneSuspect
+	}
+	for lane := job.LaneSuspect; lane <= last && len(c.jobs) < c.req.Max && !c.full; lane++ {
 		if err := c.takeLane(lane); err != nil {
 			return err
 		}
 	}
-	answer.Jobs = c.jobs
 	return nil
+}
+
+// refSQL finds the rows of refs that may be leased, in their order. The plus
+// signs leave the planner no index but that of the ids.
+const refSQL = `SELECT j.rid, j.kind FROM (VALUES %s) AS v CROSS JOIN job AS j ON j.id = v.column1
+	WHERE +j.state = 2 AND j.token = v.column2 AND +j.queue = ? AND +j.lane > -2 AND (j.expires_at IS NULL OR +j.expires_at > ?)`
+
+// takeRefs takes jobs by name.
+func (c *claim) takeRefs() error {
+	refs := c.req.Refs
+	rids := make([]int64, 0, min(len(refs), max(c.req.Max, 0)))
+	seen := make(map[int64]bool, len(refs))
+	err := chunks(len(refs), func(from, to int) error {
+		args := make([]any, 0, 2*(to-from)+2)
+		for i := from; i < to; i++ {
+			args = append(args, blobID(refs[i].ID), refs[i].Token)
+		}
+		args = append(args, c.req.Queue, coldsql.Micros(c.now))
+		return c.query(rowsText(refSQL, "(?, ?)", to-from), args, func(row []driver.Value) error {
+			rid, kind := row[0].(int64), row[1].(string)
+			asked := len(c.req.Kinds) == 0 || slices.Contains(c.req.Kinds, kind)
+			if asked && !seen[rid] && len(rids) < c.req.Max {
+				seen[rid] = true
+				rids = append(rids, rid)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return c.leaseAll(rids)
 }
 
 // takeLane takes what is wanted of one lane, merged over the kinds.
 func (c *claim) takeLane(lane job.Lane) error {
-	kinds := c.kindsIn(lane)
+	kinds := kindsIn(c.mem.ready[c.req.Queue], c.req.Kinds, lane)
 	most := c.req.Max - len(c.jobs)
 	if lane == job.LaneSuspect && len(kinds) > 0 {
 		most = 1
@@ -87,46 +128,11 @@ func (c *claim) takeLane(lane job.Lane) error {
 			return err
 		}
 	}
-	if len(kinds) == 0 {
-		return nil
-	}
-	heads := make([]*head, len(kinds))
-	for i, kind := range kinds {
-		heads[i] = &head{kind: kind, lane: lane, page: max(8, 2*most/len(kinds))}
-		if len(kinds) == 1 {
-			heads[i].page = most
-		}
-	}
-	rids, err := c.merge(heads, most)
+	rids, err := laneReader{c.conn, c.now, c.req.Queue}.first(kinds, lane, most)
 	if err != nil {
 		return err
 	}
-	for chunk := range slices.Chunk(rids, readChunk) {
-		if err := c.lease(chunk); err != nil || c.full {
-			return err
-		}
-	}
-	return nil
-}
-
-// kindsIn returns the kinds asked for that have ready jobs in the lane.
-func (c *claim) kindsIn(lane job.Lane) []string {
-	ready := c.mem.ready[c.req.Queue]
-	var kinds []string
-	if len(c.req.Kinds) == 0 {
-		for kind, by := range ready {
-			if by[lane-job.LaneSuspect] > 0 {
-				kinds = append(kinds, kind)
-			}
-		}
-		return kinds
-	}
-	for _, kind := range c.req.Kinds {
-		if by := ready[kind]; by != nil && by[lane-job.LaneSuspect] > 0 && !slices.Contains(kinds, kind) {
-			kinds = append(kinds, kind)
-		}
-	}
-	return kinds
+	return c.leaseAll(rids)
 }
 
 // holdsSuspect reports whether the session holds a job that has crashed before.
@@ -134,54 +140,14 @@ func (c *claim) holdsSuspect() (bool, error) {
 	return c.get("SELECT 1 FROM job WHERE state = 3 AND session = ? AND crashes > 0 LIMIT 1", []any{blobID(c.req.Session)}, new(int64))
 }
 
-// head reads one lane of one kind page by page.
-type head struct {
-	kind string
-	lane job.Lane
-	page int
-	rows []entry // read and not yet taken
-	last int64   // seq of the last row read
-	done bool
-}
-
-type entry struct{ seq, rid int64 }
-
-func (c *claim) fill(h *head) error {
-	if len(h.rows) > 0 || h.done {
-		return nil
-	}
-	err := c.query(laneSQL, []any{c.req.Queue, h.kind, int64(h.lane), h.last, coldsql.Micros(c.now), int64(h.page)},
-		func(row []driver.Value) error {
-			var e entry
-			err := assign(row, []any{&e.seq, &e.rid})
-			h.rows = append(h.rows, e)
-			h.last = e.seq
+// leaseAll leases rows as far as they fit, without reading many that do not.
+func (c *claim) leaseAll(rids []int64) error {
+	for chunk := range slices.Chunk(rids, readChunk) {
+		if err := c.lease(chunk); err != nil || c.full {
 			return err
-		})
-	h.done = len(h.rows) < h.page
-	return err
-}
-
-// merge takes up to n rows from the heads, by seq.
-func (c *claim) merge(heads []*head, n int) ([]int64, error) {
-	rids := make([]int64, 0, n)
-	for len(rids) < n {
-		var first *head
-		for _, h := range heads {
-			if err := c.fill(h); err != nil {
-				return nil, err
-			}
-			if len(h.rows) > 0 && (first == nil || h.rows[0].seq < first.rows[0].seq) {
-				first = h
-			}
 		}
-		if first == nil {
-			break
-		}
-		rids = append(rids, first.rows[0].rid)
-		first.rows = first.rows[1:]
 	}
-	return rids, nil
+	return nil
 }
 
 // lease gives the rows to the session, in their order, as far as their bytes fit.
@@ -229,13 +195,13 @@ func (t *tx) readLive(rids []int64) (map[int64]*job.Job, error) {
 
 // eachRID runs a query over rows, for which form has one %s after the
 // parameters of args.
-func (t *tx) eachRID(form string, args []any, rids []int64, fn func(row []driver.Value) error) error {
+func (c *conn) eachRID(form string, args []any, rids []int64, fn func(row []driver.Value) error) error {
 	return chunks(len(rids), func(from, to int) error {
 		all := append(make([]any, 0, len(args)+to-from), args...)
 		for _, rid := range rids[from:to] {
 			all = append(all, rid)
 		}
-		return t.query(rowsText(form, "?", to-from), all, fn)
+		return c.query(rowsText(form, "?", to-from), all, fn)
 	})
 }
 

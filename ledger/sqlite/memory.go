@@ -40,8 +40,8 @@ func (s slice) table() string { return fmt.Sprintf("archive_%d", s.n) }
 // follows the queues and kinds, not the jobs. Only the writer touches it.
 type memory struct {
 	counts   map[counterKey]int64
-	dirty    map[counterKey]struct{}             // changed in this transaction
-	ready    map[string]map[string]*[lanes]int64 // queue, kind, lane
+	dirty    map[counterKey]struct{} // changed in this transaction
+	ready    map[string]readyLanes   // by queue
 	slices   []slice
 	span     int64 // of the next slice, in microseconds
 	paused   map[string]bool
@@ -52,7 +52,7 @@ type memory struct {
 func loadMemory(c *conn) (*memory, error) {
 	m := &memory{
 		counts: make(map[counterKey]int64), dirty: make(map[counterKey]struct{}),
-		ready: make(map[string]map[string]*[lanes]int64), paused: make(map[string]bool),
+		ready: make(map[string]readyLanes), paused: make(map[string]bool),
 		span: defaultSpan.Microseconds(),
 	}
 	for _, load := range []struct {
@@ -112,7 +112,7 @@ func (m *memory) set(k counterKey, n int64) {
 	}
 	kinds := m.ready[k.queue]
 	if kinds == nil {
-		kinds = make(map[string]*[lanes]int64)
+		kinds = make(readyLanes)
 		m.ready[k.queue] = kinds
 	}
 	by := kinds[k.kind]

@@ -49,6 +49,9 @@ type Options struct {
 // readers is the size of the read pool.
 const readers = 4
 
+// queryOnly is the setting of connections that never write.
+const queryOnly = "_pragma=query_only(1)"
+
 // Ledger is a ledger.Ledger in one SQLite file.
 type Ledger struct {
 	path  string
@@ -57,6 +60,7 @@ type Ledger struct {
 	pool  *sql.DB
 	store *coldsql.Store
 	w     *writer
+	heads headReader
 }
 
 var _ ledger.Ledger = (*Ledger)(nil)
@@ -113,7 +117,11 @@ func (l *Ledger) open(ctx context.Context, o Options) error {
 	if err := l.prepareFile(c, o); err != nil {
 		return errors.Join(err, c.close())
 	}
-	l.pool = sql.OpenDB(connector{path: l.path, query: "_pragma=query_only(1)"})
+	if raw, err = connect(ctx, l.path, queryOnly); err != nil {
+		return errors.Join(wrapError("open "+l.path, err), c.close())
+	}
+	l.heads.c = newConn(raw)
+	l.pool = sql.OpenDB(connector{path: l.path, query: queryOnly})
 	l.pool.SetMaxOpenConns(readers)
 	l.pool.SetMaxIdleConns(readers)
 	l.store = &coldsql.Store{DB: l.pool, Dialect: coldsql.Dialect{
@@ -123,7 +131,7 @@ func (l *Ledger) open(ctx context.Context, o Options) error {
 		Wrap:          wrapError,
 	}}
 	if l.w, err = startWriter(c, o.Logger); err != nil {
-		return errors.Join(wrapError("open "+l.path, err), c.close(), l.pool.Close())
+		return errors.Join(wrapError("open "+l.path, err), c.close(), l.heads.close(), l.pool.Close())
 	}
 	return nil
 }
@@ -220,8 +228,7 @@ func blobID(id job.ID) any { return id[:] }
 
 // Close implements ledger.Ledger.
 func (l *Ledger) Close() error {
-	werr := l.w.stop()
-	return errors.Join(werr, l.pool.Close(), l.lock.release())
+	return errors.Join(l.w.stop(), l.heads.close(), l.pool.Close(), l.lock.release())
 }
 
 // Now implements ledger.Ledger: the clock of the one process.

@@ -12,13 +12,13 @@ import (
 )
 
 // Succeed implements ledger.Jobs.
-func (l *Ledger) Succeed(ctx context.Context, now time.Time, items []ledger.Success) ([]bool, error) {
+func (l *Ledger) Succeed(ctx context.Context, now time.Time, items []ledger.Success) ([]ledger.Succeeded, error) {
 	if len(items) == 0 {
 		return nil, nil
 	}
-	var done []bool
+	var done []ledger.Succeeded
 	err := l.w.do(ctx, "succeed", len(items), func(t *tx) error {
-		s := &success{tx: t, now: now, items: items, done: make([]bool, len(items)), seen: make(map[job.ID]bool, len(items))}
+		s := &success{tx: t, now: now, items: items, done: make([]ledger.Succeeded, len(items)), seen: make(map[job.ID]bool, len(items))}
 		done = s.done
 		return chunks(len(items), s.chunk)
 	})
@@ -33,17 +33,20 @@ type success struct {
 	*tx
 	now   time.Time
 	items []ledger.Success
-	done  []bool
+	done  []ledger.Succeeded
 	seen  map[job.ID]bool // settled by an earlier item of the call
 }
 
 // settled is a job that a chunk settles.
 type settled struct {
+	ledger.Succeeded
 	item, rid int64
-	j         job.Job // queue, kind and unique key
+	key       string
+	mode      job.UniqueMode
 }
 
-const succeedFind = `SELECT v.column1, j.rid, j.queue, j.kind, j.unique_key, j.unique_mode
+const succeedFind = `SELECT v.column1, j.rid, j.queue, j.kind, j.unique_key, j.unique_mode,
+	j.attempt, j.version, j.created_at, j.run_at, j.leased_at
 	FROM (VALUES %s) AS v CROSS JOIN job AS j ON j.id = v.column2 WHERE j.state = 3 AND j.token = v.column3`
 
 // succeedCopy is job.Rules.Settle for event Succeed, from live to archive: what
@@ -91,14 +94,18 @@ func (s *success) chunk(from, to int) error {
 	rids := make([]int64, len(found))
 	for i, f := range found {
 		rids[i] = f.rid
-		s.done[f.item] = true
-		if f.j.HoldsKey() {
-			if err := s.freeUnique(&f.j); err != nil {
-				return err
+		f.OK = true
+		s.done[f.item] = f.Succeeded
+		if f.key != "" {
+			j := job.Job{ID: s.items[f.item].ID, Kind: f.Kind, State: job.Running, UniqueKey: f.key, UniqueMode: f.mode}
+			if j.HoldsKey() {
+				if err := s.freeUnique(&j); err != nil {
+					return err
+				}
 			}
 		}
-		s.countKey(counterKey{queue: f.j.Queue, kind: f.j.Kind, state: job.Running}, -1)
-		s.countKey(counterKey{queue: f.j.Queue, kind: f.j.Kind, state: job.Succeeded, slice: slice.n}, 1)
+		s.countKey(counterKey{queue: f.Queue, kind: f.Kind, state: job.Running}, -1)
+		s.countKey(counterKey{queue: f.Queue, kind: f.Kind, state: job.Succeeded, slice: slice.n}, 1)
 	}
 	return s.eachRID("DELETE FROM job WHERE rid IN (%s)", nil, rids, nil)
 }
@@ -111,18 +118,24 @@ func (s *success) find(from, to int) ([]settled, error) {
 	}
 	var found []settled
 	err := s.query(rowsText(succeedFind, "(?, ?, ?)", to-from), args, func(row []driver.Value) error {
-		f := settled{j: job.Job{State: job.Running}}
-		f.item, f.rid = row[0].(int64), row[1].(int64)
-		f.j.Queue, f.j.Kind = row[2].(string), row[3].(string)
-		f.j.UniqueKey, _ = row[4].(string)
-		mode, _ := row[5].(int64)
-		f.j.UniqueMode = job.UniqueMode(mode)
-		f.j.ID = s.items[f.item].ID
-		if !s.seen[f.j.ID] {
-			s.seen[f.j.ID] = true
+		f := settled{item: row[0].(int64), rid: row[1].(int64)}
+		f.Queue, f.Kind = row[2].(string), row[3].(string)
+		if key, ok := row[4].(string); ok {
+			f.key, f.mode = key, job.UniqueMode(row[5].(int64))
+		}
+		f.Attempt, f.Version = int(row[6].(int64)), row[7].(int64)+1
+		f.CreatedAt, f.RunAt, f.LeasedAt = micros(row[8]), micros(row[9]), micros(row[10])
+		if id := s.items[f.item].ID; !s.seen[id] {
+			s.seen[id] = true
 			found = append(found, f)
 		}
 		return nil
 	})
 	return found, err
+}
+
+// micros is the time of a column, zero where it is NULL.
+func micros(v driver.Value) time.Time {
+	us, _ := v.(int64)
+	return coldsql.Time(us)
 }

@@ -31,7 +31,7 @@ func TestUsedIDCalledFresh(t *testing.T) {
 			t.Fatalf("claim: %v, %v", got, err)
 		}
 		done, err := l.Succeed(ctx, now, []ledger.Success{{ID: j.ID, Token: got[0].Jobs[0].Token}})
-		if err != nil || !done[0] {
+		if err != nil || !done[0].OK {
 			t.Fatalf("succeed: %v, %v", done, err)
 		}
 	}

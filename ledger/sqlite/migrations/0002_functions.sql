@@ -1,0 +1,2 @@
+-- Nothing: the functions that PostgreSQL has under this number are for other
+-- programs, and a file has one owning process. The numbers are those of both engines.
