@@ -118,6 +118,9 @@ func admin(t testing.TB, address string, f func(ch *amqp.Channel) error) {
 	}
 }
 
+// settle has the node write down at once which quorum queues it has; it would, within seconds.
+func settle(node *testenv.RabbitMQ) { node.Ctl("eval", "[dets:sync(T) || T <- dets:all()].") }
+
 func TestConformance(t *testing.T) {
 	r := &rig{address: testenv.RabbitMQAddress(t)}
 	brokertest.Run(t, r.open, r.features(t))
@@ -132,7 +135,11 @@ func TestConformanceWhenTheNodeFails(t *testing.T) {
 	node := testenv.StartRabbitMQ(t, testenv.RabbitMQOptions{})
 	r := &rig{address: node.URL()}
 	brokertest.RunFaults(t, r.open, r.features(t), brokertest.Faults{
-		Restart: func(testing.TB, broker.Broker) { node.Kill(); node.Start() },
+		Restart: func(testing.TB, broker.Broker) {
+			settle(node) // a queue that is younger would be lost: see renew
+			node.Kill()
+			node.Start()
+		},
 		Freeze: func(testing.TB, broker.Broker) func() {
 			node.Signal(syscall.SIGSTOP)
 			return func() { node.Signal(syscall.SIGCONT) }

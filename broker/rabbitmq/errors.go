@@ -10,7 +10,9 @@ import (
 	"github.com/errandhq/errand/job"
 )
 
-// wrap turns an error of the client library, or of the network, into the caller's.
+// wrap turns an error of the client library, or of the network, into the caller's. What
+// the library says without RabbitMQ's word is a guess: it takes a connection that
+// breaks during the handshake for a wrong password.
 func wrap(op string, err error) error {
 	var own *job.Error
 	var refused *amqp.Error
@@ -24,7 +26,7 @@ func wrap(op string, err error) error {
 		return job.Errorf(job.Unavailable, job.ReasonBrokerDown, "%s: RabbitMQ did not answer in time: %w", op, err)
 	case errors.As(err, &untrusted):
 		return job.Errorf(job.FailedPrecondition, job.ReasonBrokerRefused, "%s: RabbitMQ's certificate is not trusted (see cacertfile): %w", op, err)
-	case errors.As(err, &refused):
+	case errors.As(err, &refused) && (refused.Server || errors.Is(err, amqp.ErrSASL)):
 		return wrapRefusal(op, refused)
 	}
 	return job.Errorf(job.Unavailable, job.ReasonBrokerDown, "%s: RabbitMQ is not available: %w", op, err)

@@ -108,7 +108,20 @@ func (f *feed) leave() {
 	f.b.aside(f.ch)
 }
 
-func (f *feed) close() { _ = f.ch.Close() }
+// close ends the channel, which gives back what is held. RabbitMQ hands
+// acknowledgements on to a quorum queue in the background, a few at a time, and forgets those that are
+// left when their channel ends. So this goes two rounds to the server before: by then it has
+// heard from the queue. Some may be lost all the same, and their messages come again.
+func (f *feed) close() {
+	f.mu.Lock()
+	c := f.consumer
+	f.consumer = nil
+	f.mu.Unlock()
+	if c != nil && f.ch.Cancel(c.tag, false) == nil {
+		_ = f.ch.Qos(1, 0, false)
+	}
+	_ = f.ch.Close()
+}
 
 func (f *feed) holding() int64 {
 	f.mu.Lock()

@@ -18,7 +18,7 @@ import (
 const (
 	dialTimeout   = 10 * time.Second
 	writeTimeout  = 10 * time.Second
-	heartbeat     = 5 * time.Second // a peer that is silent for three of them has gone
+	heartbeat     = 10 * time.Second // a peer that is silent for one and a half has gone
 	firstPause    = 100 * time.Millisecond
 	longestPause  = 10 * time.Second
 	steady        = 5 * time.Second // a connection that lived so long was a good one

@@ -77,6 +77,7 @@ func (b *Broker) send(ctx context.Context, topic string, bodies [][]byte) (back 
 		back, bodies = append(back, some...), bodies[n:]
 	}
 	b.giveBack(p, err == nil)
+	b.hear(p, topic, err)
 	return back, err
 }
 

@@ -41,6 +41,7 @@ type Broker struct {
 	out     *link // publishes
 	in      *link // does everything else
 	slots   chan struct{}
+	silence time.Duration // see silentFor
 
 	ctx    context.Context // ends with the last step of Close
 	cancel context.CancelFunc
@@ -50,7 +51,8 @@ type Broker struct {
 	mu       sync.Mutex
 	closed   bool
 	idle     []*publisher
-	declared map[string]bool // topics known to be there, until a message comes back
+	declared map[string]bool      // topics known to be there, until a message comes back
+	silent   map[string]time.Time // topics that confirm nothing, since when
 	subs     map[*subscription]bool
 }
 
@@ -74,7 +76,7 @@ func Open(ctx context.Context, address string, opts Options) (*Broker, error) {
 	}
 	b := &Broker{
 		address: a, ttl: opts.TTL, log: opts.Logger, slots: make(chan struct{}, maxPublishers),
-		declared: map[string]bool{}, subs: map[*subscription]bool{},
+		silence: silentFor, declared: map[string]bool{}, silent: map[string]time.Time{}, subs: map[*subscription]bool{},
 	}
 	if b.ttl <= 0 {
 		b.ttl = DefaultTTL
