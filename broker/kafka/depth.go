@@ -6,12 +6,17 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/errandhq/errand/broker"
 )
 
 // Depth implements broker.Broker: it is the lag of the topic's group, as the cluster
 // reports it. A share group's lag counts what was delivered and not acknowledged, and falls
 // behind by a moment, for the cluster stores acknowledgements in the background.
 func (b *Broker) Depth(ctx context.Context, topic string) (int64, error) {
+	if err := broker.CheckTopic(topic); err != nil {
+		return 0, err
+	}
 	groups, err := b.kind(ctx)
 	if err != nil {
 		return 0, err

@@ -10,10 +10,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/errandhq/errand/broker"
 	"github.com/errandhq/errand/job"
 )
-
-var errClosed = job.Errorf(job.FailedPrecondition, job.ReasonBrokerDown, "kafka: the connection was closed")
 
 // refusals are the answers that trying again does not mend, and what to do.
 var refusals = []struct {
@@ -49,7 +48,7 @@ func wrap(ctx context.Context, op string, err error) error {
 	case errors.As(err, &own):
 		return err
 	case errors.Is(err, kgo.ErrClientClosed):
-		return errClosed
+		return broker.ErrClosed
 	}
 	for _, r := range refusals {
 		if errors.Is(err, r.err) {

@@ -109,6 +109,9 @@ func (b *Broker) client(more ...kgo.Opt) (*kgo.Client, error) {
 
 // Publish implements broker.Broker. A topic that somebody has deleted is made anew.
 func (b *Broker) Publish(ctx context.Context, topic string, bodies [][]byte) error {
+	if err := errors.Join(broker.CheckTopic(topic), broker.CheckBodies(bodies)); err != nil {
+		return err
+	}
 	if len(bodies) == 0 {
 		return nil
 	}
@@ -134,6 +137,9 @@ func (b *Broker) send(ctx context.Context, topic string, bodies [][]byte) error 
 
 // Subscribe implements broker.Broker.
 func (b *Broker) Subscribe(ctx context.Context, topic string) (broker.Subscription, error) {
+	if err := broker.CheckTopic(topic); err != nil {
+		return nil, err
+	}
 	groups, err := b.kind(ctx)
 	if err != nil {
 		return nil, err
@@ -155,7 +161,7 @@ func (b *Broker) keep(s subscription, err error) (broker.Subscription, error) {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
-		return nil, errors.Join(errClosed, s.shut())
+		return nil, errors.Join(broker.ErrClosed, s.shut())
 	}
 	defer b.mu.Unlock()
 	b.subs[s] = true
@@ -177,7 +183,7 @@ func (b *Broker) kind(ctx context.Context) (Groups, error) {
 	groups, closed := b.groups, b.closed
 	b.mu.Unlock()
 	if closed {
-		return Auto, errClosed
+		return Auto, broker.ErrClosed
 	}
 	if groups != Auto {
 		return groups, nil

@@ -4,31 +4,17 @@ import (
 	"context"
 	"errors"
 	"strconv"
-	"strings"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/broker"
 )
-
-const longestTopic = 249 // bytes, as Kafka allows
 
 // classicSuffix keeps the consumer group of a topic apart from its share group: a
 // cluster refuses a group that is there as another type, as after a change of mind.
 const classicSuffix = ".classic"
-
-func checkTopic(topic string) error {
-	bad := strings.ContainsFunc(topic, func(r rune) bool {
-		return notInHosts(r)
-	})
-	if bad || topic == "" || topic == "." || topic == ".." || len(topic) > longestTopic {
-		return job.Errorf(job.InvalidArgument, job.ReasonBadField,
-			"kafka: %q cannot name a topic: 1 to %d letters, digits, dots, dashes and underscores can", topic, longestTopic)
-	}
-	return nil
-}
 
 // ensure makes a topic if it is not there. It looks once, and again when the topic is
 // found to be gone.
@@ -38,12 +24,9 @@ func (b *Broker) ensure(ctx context.Context, topic string) error {
 	b.mu.Unlock()
 	switch {
 	case closed:
-		return errClosed
+		return broker.ErrClosed
 	case known:
 		return nil
-	}
-	if err := checkTopic(topic); err != nil {
-		return err
 	}
 	if err := b.create(ctx, topic); err != nil {
 		return wrap(ctx, "make topic "+topic, err)
