@@ -94,15 +94,15 @@ func (b *Broker) topicSettings(replicas int) map[string]*string {
 }
 
 // prepareGroup has a share group begin with the oldest message, not with what comes after
-// its first consumer. It must be set before that one asks.
-func (b *Broker) prepareGroup(ctx context.Context, group string) error {
+// its first consumer. It must be set before that one asks. try only asks whether it may be.
+func (b *Broker) prepareGroup(ctx context.Context, group string, try bool) error {
 	setting := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
 	setting.Name, setting.Value = "share.auto.offset.reset", kadm.StringPtr("earliest")
 	resource := kmsg.NewIncrementalAlterConfigsRequestResource()
 	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeGroupConfig, group
 	resource.Configs = append(resource.Configs, setting)
 	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
-	req.Resources = append(req.Resources, resource)
+	req.Resources, req.ValidateOnly = append(req.Resources, resource), try
 	resp, err := req.RequestWith(ctx, b.cl)
 	if err != nil {
 		return err

@@ -36,6 +36,7 @@ type part struct {
 var parts = []part{
 	{"postgres", testenv.Env, testenv.ServePostgres},
 	{"rabbitmq", testenv.RabbitMQEnv, testenv.ServeRabbitMQ},
+	{"kafka", testenv.KafkaEnv, testenv.ServeKafka},
 }
 
 func main() {
