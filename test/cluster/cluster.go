@@ -264,6 +264,27 @@ func (c *Cluster) pause(d time.Duration) {
 	}
 }
 
+// Stalls watches how the machine holds this process up, until the function it
+// returns is called, which tells by how much a short pause was late at worst. A
+// promise in seconds is held against a measurement less what stalls explain.
+func (c *Cluster) Stalls() (longest func() time.Duration) {
+	const beat = 10 * time.Millisecond
+	stop, worst := make(chan struct{}), make(chan time.Duration)
+	go func() {
+		var most time.Duration
+		for last := time.Now(); ; last = time.Now() {
+			select {
+			case <-stop:
+				worst <- most
+				return
+			case <-time.After(beat):
+				most = max(most, time.Since(last)-beat)
+			}
+		}
+	}()
+	return func() time.Duration { close(stop); return <-worst }
+}
+
 // Enqueue hands in one order, on the queue "default".
 func (c *Cluster) Enqueue(o Order, opts ...errand.EnqueueOption) errand.ID {
 	c.T.Helper()
