@@ -68,6 +68,10 @@ func Postgres(t testing.TB, opts testenv.Options) *Cluster {
 	return &Cluster{T: t, Dir: t.TempDir(), Ledger: pg.DSN("errand"), Postgres: pg}
 }
 
+// Steady lets the sessions of servers added from now on live so long that no
+// stall of the machine ends one: for tests that count every charge.
+func (c *Cluster) Steady() { c.Env = append(c.Env, "ERRAND_SESSION_TTL=20s") }
+
 // Server is one `errand serve`.
 type Server struct {
 	*Process
