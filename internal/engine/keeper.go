@@ -231,7 +231,7 @@ func (e *Engine) sweep(ctx context.Context, names map[job.ID]string) error {
 			if err != nil {
 				return fmt.Errorf("rescue jobs of %s sessions: %w", of, err)
 			}
-			if n < job.MaxBatch {
+			if n == 0 {
 				break
 			}
 		}

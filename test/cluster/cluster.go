@@ -68,6 +68,10 @@ func Postgres(t testing.TB, opts testenv.Options) *Cluster {
 	return &Cluster{T: t, Dir: t.TempDir(), Ledger: pg.DSN("errand"), Postgres: pg}
 }
 
+// Steady lets the sessions of servers added from now on live so long that no
+// stall of the machine ends one: for tests that count every charge.
+func (c *Cluster) Steady() { c.Env = append(c.Env, "ERRAND_SESSION_TTL=20s") }
+
 // Server is one `errand serve`.
 type Server struct {
 	*Process
@@ -262,6 +266,27 @@ func (c *Cluster) pause(d time.Duration) {
 	case <-time.After(d):
 	case <-c.T.Context().Done():
 	}
+}
+
+// Stalls watches how the machine holds this process up, until the function it
+// returns is called, which tells by how much a short pause was late at worst. A
+// promise in seconds is held against a measurement less what stalls explain.
+func (c *Cluster) Stalls() (longest func() time.Duration) {
+	const beat = 10 * time.Millisecond
+	stop, worst := make(chan struct{}), make(chan time.Duration)
+	go func() {
+		var most time.Duration
+		for last := time.Now(); ; last = time.Now() {
+			select {
+			case <-stop:
+				worst <- most
+				return
+			case <-time.After(beat):
+				most = max(most, time.Since(last)-beat)
+			}
+		}
+	}()
+	return func() time.Duration { close(stop); return <-worst }
 }
 
 // Enqueue hands in one order, on the queue "default".
