@@ -150,6 +150,7 @@ type KindInfo struct {
 	Kind             string
 	Ready            int64
 	WaitingForWorker bool
+	OldestReady      time.Duration
 }
 
 // Info is what the engine counts of itself since its start.

@@ -1,0 +1,106 @@
+// Package metrics is what a server tells Prometheus: counters and histograms
+// of what this process has committed, fed by the engine's observer seam, and
+// gauges of what the ledger holds, read from its counters when somebody
+// scrapes. docs/observability.md lists them all, and a test holds that list
+// against what a server exposes.
+//
+// Counters are of this process: add them up over the servers. Gauges of the
+// ledger are the same on each server: take their maximum. No job, session or
+// tenant is ever a label, and queues and kinds beyond a bound fold into "other".
+package metrics
+
+import (
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/errandhq/errand/internal/engine"
+	"github.com/errandhq/errand/job"
+)
+
+// Other is the label that stands for all queues, or kinds, beyond the bound.
+const Other = "other"
+
+// Config sets Metrics. Zero values mean the defaults.
+type Config struct {
+	Version string        // of the server, for errand_build_info
+	Ledger  string        // "sqlite" or "postgres"
+	Names   int           // 100: queues, and kinds, with labels of their own
+	Timeout time.Duration // 5 s: how long a scrape waits for the ledger, or another part
+}
+
+// Metrics is one server's registry and all that feeds it. It is safe for
+// concurrent use, and an engine.Observer.
+type Metrics struct {
+	conf     Config
+	registry *prometheus.Registry
+	jobs     *jobMeters
+	canary   *canaryMeters
+	ledger   *prometheus.HistogramVec
+	calls    *prometheus.CounterVec
+	troubles *prometheus.CounterVec
+	now      func() time.Time
+}
+
+var _ engine.Observer = (*Metrics)(nil)
+
+// New makes the registry, with what Go and the process tell of themselves.
+func New(c Config) *Metrics {
+	if c.Names <= 0 {
+		c.Names = 100
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = 5 * time.Second
+	}
+	m := &Metrics{
+		conf: c, registry: prometheus.NewRegistry(), now: time.Now,
+		jobs: newJobMeters(c.Names), canary: newCanaryMeters(), ledger: newLedgerTimes(),
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "errand_api_calls_total", Help: "Calls answered by this server, by call and code of the answer.",
+		}, []string{"call", "code"}),
+		troubles: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "errand_scrape_errors_total", Help: "Scrapes in which a part could not be read; its gauges were left out.",
+		}, []string{"collector"}),
+	}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "errand_build_info", Help: "Always 1: which Errand this is.",
+		ConstLabels: prometheus.Labels{"version": c.Version, "goversion": runtime.Version(), "ledger": c.Ledger},
+	})
+	info.Set(1)
+	m.Register(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		info, m.jobs, m.canary, m.ledger, m.calls, m.troubles)
+	return m
+}
+
+// Register adds collectors of other parts, such as counters of a relay or a
+// cache. What must be asked for at each scrape, and may fail or hang, comes by
+// AddProbe. It panics if a name is taken: that is a mistake of the program.
+func (m *Metrics) Register(cs ...prometheus.Collector) { m.registry.MustRegister(cs...) }
+
+// Handler answers a scrape. A part that cannot be read leaves its gauges out and
+// is counted; everything else is answered all the same.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+		ErrorHandling: promhttp.ContinueOnError, EnableOpenMetrics: true, Registry: m.registry,
+	})
+}
+
+// Observe implements engine.Observer.
+func (m *Metrics) Observe(changes []engine.Change) {
+	var last *pairMeters // batches are mostly of one queue and kind
+	for i := range changes {
+		c := &changes[i]
+		if c.Job.Kind == job.KindCanary {
+			m.canary.observe(c, m.now)
+			continue
+		}
+		if last == nil || last.queue != c.Job.Queue || last.kind != c.Job.Kind {
+			last = m.jobs.of(c.Job.Queue, c.Job.Kind)
+		}
+		last.observe(c)
+	}
+}
