@@ -105,8 +105,9 @@ func (m *jobMeters) make(p pair) *pairMeters {
 		pair:     p,
 		enqueued: m.enqueued.WithLabelValues(p.queue, p.kind), leased: m.leased.WithLabelValues(p.queue, p.kind),
 		wait: m.wait.WithLabelValues(p.queue, p.kind), run: m.run.WithLabelValues(p.queue, p.kind),
-		total: m.total.WithLabelValues(p.queue, p.kind), lastLease: m.lastLease.WithLabelValues(p.queue),
-		finished: map[string]prometheus.Counter{},
+		total:     m.total.WithLabelValues(p.queue, p.kind),
+		lastLease: sync.OnceValue(func() prometheus.Gauge { return m.lastLease.WithLabelValues(p.queue) }),
+		finished:  map[string]prometheus.Counter{},
 	}
 	for event, name := range attemptOutcomes {
 		one.attempts[event] = m.attempts.WithLabelValues(p.queue, p.kind, name)
@@ -136,7 +137,7 @@ type pairMeters struct {
 	attempts         [job.Crash + 1]prometheus.Counter
 	finished         map[string]prometheus.Counter
 	wait, run, total prometheus.Observer
-	lastLease        prometheus.Gauge
+	lastLease        func() prometheus.Gauge // not there before the first lease
 	mean             mean
 }
 
@@ -147,7 +148,7 @@ func (p *pairMeters) observe(c *engine.Change) {
 		p.enqueued.Inc()
 	case job.Lease:
 		p.leased.Inc()
-		p.lastLease.Set(float64(j.LeasedAt.UnixMilli()) / 1e3)
+		p.lastLease().Set(float64(j.LeasedAt.UnixMilli()) / 1e3)
 		if j.Lane > job.LaneFront {
 			p.wait.Observe(between(j.RunAt, j.LeasedAt))
 		}

@@ -43,9 +43,10 @@ const (
 	opRead
 	opClock
 	opUpkeep
+	opHeads
 )
 
-var operations = [...]string{"insert", "claim", "succeed", "apply", "beat", "sessions", "counts", "read", "clock", "upkeep"}
+var operations = [...]string{"insert", "claim", "succeed", "apply", "beat", "sessions", "counts", "read", "clock", "upkeep", "heads"}
 
 // timed is a ledger under a watch.
 type timed struct {
@@ -76,8 +77,8 @@ func (t *timed) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) (
 }
 
 // Succeed implements ledger.Jobs.
-func (t *timed) Succeed(ctx context.Context, now time.Time, items []ledger.Success) ([]bool, error) {
-	return watch(t, opSucceed, func() ([]bool, error) { return t.Ledger.Succeed(ctx, now, items) })
+func (t *timed) Succeed(ctx context.Context, now time.Time, items []ledger.Success) ([]ledger.Succeeded, error) {
+	return watch(t, opSucceed, func() ([]ledger.Succeeded, error) { return t.Ledger.Succeed(ctx, now, items) })
 }
 
 // Apply implements ledger.Jobs.
@@ -108,6 +109,11 @@ func (t *timed) Get(ctx context.Context, ids []job.ID) ([]job.Job, error) {
 // List implements ledger.Reader.
 func (t *timed) List(ctx context.Context, q ledger.Query) ([]job.Job, error) {
 	return watch(t, opRead, func() ([]job.Job, error) { return t.Ledger.List(ctx, q) })
+}
+
+// Heads implements ledger.Carried.
+func (t *timed) Heads(ctx context.Context, now time.Time, reqs []ledger.Head) ([]ledger.Headed, error) {
+	return watch(t, opHeads, func() ([]ledger.Headed, error) { return t.Ledger.Heads(ctx, now, reqs) })
 }
 
 // Now implements ledger.Ledger.
