@@ -39,13 +39,14 @@ type Canaries struct {
 	metrics *metrics.Metrics
 	log     *slog.Logger
 	every   map[string]time.Duration // by queue
+	least   time.Duration            // of patience
 	worker  *errand.Worker
 }
 
 // New returns canaries for the queues named, each at its interval. client leads
 // to the same server as e, by direct calls.
 func New(e Engine, client *errand.Client, m *metrics.Metrics, every map[string]time.Duration, log *slog.Logger) *Canaries {
-	c := &Canaries{engine: e, metrics: m, log: log, every: every}
+	c := &Canaries{engine: e, metrics: m, log: log, every: every, least: leastPatience}
 	host, _ := os.Hostname() // a name for people: the process id alone will do
 	c.worker = &errand.Worker{
 		Client: client, Name: fmt.Sprintf("canary of %s-%d", host, os.Getpid()), Logger: log,
@@ -77,9 +78,12 @@ func (c *Canaries) Run(ctx context.Context) error {
 	return nil
 }
 
+// leastPatience keeps a short interval from missing canaries in a short pause.
+const leastPatience = 10 * time.Second
+
 // patience is how long a canary may take, after which it expires: so none pile
 // up in a queue that stands still, whoever restarts meanwhile.
-func patience(every time.Duration) time.Duration { return max(3*every, 10*time.Second) }
+func (c *Canaries) patience(queue string) time.Duration { return max(3*c.every[queue], c.least) }
 
 // send sends one canary after another through a queue. While one is out no
 // other is sent.
@@ -89,7 +93,7 @@ func (c *Canaries) send(ctx context.Context, queue string, every time.Duration) 
 	out := flight{}
 	for {
 		if out = c.look(ctx, queue, out); out.id.IsZero() {
-			out = c.release(ctx, queue, patience(every))
+			out = c.release(ctx, queue, c.patience(queue))
 		}
 		select {
 		case <-ctx.Done():
