@@ -254,6 +254,8 @@ func (s *session) perform(l *lease, h Handler) {
 	done := make(chan struct{})
 	unwatch := context.AfterFunc(ctx, func() { s.watchOverrun(ctx, l, done) })
 	st := &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_FAIL, Error: "the handler ended its goroutine"}
+	began := time.Now()
+	s.r.observer.JobStarted(l.job)
 	defer func() {
 		if v := recover(); v != nil {
 			st = panicked(v, debug.Stack())
@@ -262,6 +264,7 @@ func (s *session) perform(l *lease, h Handler) {
 		close(done)
 		unwatch()
 		cancel()
+		s.r.observer.JobEnded(l.job, outcomeOf(st.GetOutcome()), time.Since(began))
 		s.settle(l, st)
 	}()
 	err := h(ctx, l.job)

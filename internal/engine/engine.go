@@ -156,7 +156,8 @@ type KindInfo struct {
 // Info is what the engine counts of itself since its start.
 type Info struct {
 	StaleResults int64
-	Rescued      int64
+	Rescued      int64 // jobs taken back from sessions that died, drained or are gone
+	Crashed      int64 // those of sessions that died
 	Brake        bool
 
 	RelayLeads    bool  // this process publishes refs to the carriers
@@ -218,6 +219,7 @@ type Engine struct {
 
 	stale   atomic.Int64
 	rescued atomic.Int64
+	crashed atomic.Int64
 	brake   atomic.Bool
 }
 

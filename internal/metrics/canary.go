@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/errandhq/errand/internal/engine"
+	"github.com/errandhq/errand/internal/meter"
 	"github.com/errandhq/errand/job"
 )
 
@@ -20,8 +21,8 @@ type canaryMeters struct {
 func newCanaryMeters() *canaryMeters {
 	queue := []string{"queue"}
 	return &canaryMeters{
-		roundTrip: prometheus.NewHistogramVec(histogram("errand_canary_round_trip_seconds",
-			"From the enqueue of a canary to the commit of its success, of those that ended on this server.", seconds), queue),
+		roundTrip: prometheus.NewHistogramVec(meter.Histogram("errand_canary_round_trip_seconds",
+			"From the enqueue of a canary to the commit of its success, of those that ended on this server.", meter.Seconds), queue),
 		lastSuccess: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "errand_canary_last_success_timestamp_seconds",
 			Help: "When a canary of the queue last succeeded on this server; at first, when the server started.",

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/errandhq/errand/internal/engine"
+	"github.com/errandhq/errand/internal/meter"
 	"github.com/errandhq/errand/job"
 )
 
@@ -19,28 +20,16 @@ var (
 	finalOutcomes = []string{"succeeded", "dead", "cancelled", "expired"}
 )
 
-// seconds are the bounds of histograms of jobs: from a queue that is asleep to
-// one that is hours behind. Prometheus servers that know native histograms get
-// those beside them, which need no bounds.
-var seconds = []float64{0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200}
-
-func histogram(name, help string, buckets []float64) prometheus.HistogramOpts {
-	return prometheus.HistogramOpts{
-		Name: name, Help: help, Buckets: buckets,
-		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
-	}
-}
-
 // jobMeters counts jobs by queue and kind.
 type jobMeters struct {
-	names *folder
+	names *meter.Folder
 
 	enqueued, leased, attempts, finished *prometheus.CounterVec
 	wait, run, total                     *prometheus.HistogramVec
 	lastLease                            *prometheus.GaugeVec
 
 	mu    sync.RWMutex
-	pairs map[pair]*pairMeters // by the names that the labels have
+	pairs map[meter.Pair]*pairMeters // by the names that the labels have
 }
 
 func newJobMeters(names int) *jobMeters {
@@ -48,10 +37,10 @@ func newJobMeters(names int) *jobMeters {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, append([]string{"queue", "kind"}, more...))
 	}
 	timing := func(name, help string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(histogram(name, help, seconds), []string{"queue", "kind"})
+		return prometheus.NewHistogramVec(meter.Histogram(name, help, meter.Seconds), []string{"queue", "kind"})
 	}
 	return &jobMeters{
-		names: newFolder(names), pairs: map[pair]*pairMeters{},
+		names: meter.NewFolder(names), pairs: map[meter.Pair]*pairMeters{},
 		enqueued: counter("errand_jobs_enqueued_total", "Jobs accepted by this server."),
 		leased:   counter("errand_jobs_leased_total", "Jobs given to workers by this server."),
 		attempts: counter("errand_attempts_ended_total", "Attempts that ended, by how: succeeded, failed, discarded, snoozed, released or crashed.", "outcome"),
@@ -84,7 +73,7 @@ func (m *jobMeters) each(do func(prometheus.Collector)) {
 // of returns the meters of a queue and kind, made at their first use with all
 // outcomes at zero, so that the first failure is seen as a rise.
 func (m *jobMeters) of(queue, kind string) *pairMeters {
-	p := m.names.pair(queue, kind)
+	p := m.names.Pair(queue, kind)
 	m.mu.RLock()
 	one := m.pairs[p]
 	m.mu.RUnlock()
@@ -100,20 +89,20 @@ func (m *jobMeters) of(queue, kind string) *pairMeters {
 	return one
 }
 
-func (m *jobMeters) make(p pair) *pairMeters {
+func (m *jobMeters) make(p meter.Pair) *pairMeters {
 	one := &pairMeters{
-		pair:     p,
-		enqueued: m.enqueued.WithLabelValues(p.queue, p.kind), leased: m.leased.WithLabelValues(p.queue, p.kind),
-		wait: m.wait.WithLabelValues(p.queue, p.kind), run: m.run.WithLabelValues(p.queue, p.kind),
-		total:     m.total.WithLabelValues(p.queue, p.kind),
-		lastLease: sync.OnceValue(func() prometheus.Gauge { return m.lastLease.WithLabelValues(p.queue) }),
+		Pair:     p,
+		enqueued: m.enqueued.WithLabelValues(p.Queue, p.Kind), leased: m.leased.WithLabelValues(p.Queue, p.Kind),
+		wait: m.wait.WithLabelValues(p.Queue, p.Kind), run: m.run.WithLabelValues(p.Queue, p.Kind),
+		total:     m.total.WithLabelValues(p.Queue, p.Kind),
+		lastLease: sync.OnceValue(func() prometheus.Gauge { return m.lastLease.WithLabelValues(p.Queue) }),
 		finished:  map[string]prometheus.Counter{},
 	}
 	for event, name := range attemptOutcomes {
-		one.attempts[event] = m.attempts.WithLabelValues(p.queue, p.kind, name)
+		one.attempts[event] = m.attempts.WithLabelValues(p.Queue, p.Kind, name)
 	}
 	for _, name := range finalOutcomes {
-		one.finished[name] = m.finished.WithLabelValues(p.queue, p.kind, name)
+		one.finished[name] = m.finished.WithLabelValues(p.Queue, p.Kind, name)
 	}
 	return one
 }
@@ -122,7 +111,7 @@ func (m *jobMeters) make(p pair) *pairMeters {
 // whether any was seen.
 func (m *jobMeters) meanRun(queue, kind string) (time.Duration, bool) {
 	m.mu.RLock()
-	one := m.pairs[m.names.pair(queue, kind)]
+	one := m.pairs[m.names.Pair(queue, kind)]
 	m.mu.RUnlock()
 	if one == nil {
 		return 0, false
@@ -132,7 +121,7 @@ func (m *jobMeters) meanRun(queue, kind string) (time.Duration, bool) {
 
 // pairMeters are the meters of one queue and kind.
 type pairMeters struct {
-	pair
+	meter.Pair
 	enqueued, leased prometheus.Counter
 	attempts         [job.Crash + 1]prometheus.Counter
 	finished         map[string]prometheus.Counter

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/errandhq/errand/internal/meter"
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
 )
@@ -14,7 +15,7 @@ import (
 var operationSeconds = []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15}
 
 func newLedgerTimes() *prometheus.HistogramVec {
-	return prometheus.NewHistogramVec(histogram("errand_ledger_operation_seconds",
+	return prometheus.NewHistogramVec(meter.Histogram("errand_ledger_operation_seconds",
 		"How long calls of the ledger take, batches as a whole, by operation and outcome: ok or error.", operationSeconds),
 		[]string{"operation", "outcome"})
 }

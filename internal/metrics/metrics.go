@@ -22,9 +22,6 @@ import (
 	"github.com/errandhq/errand/job"
 )
 
-// Other is the label that stands for all queues, or kinds, beyond the bound.
-const Other = "other"
-
 // Config sets Metrics. Zero values mean the defaults.
 type Config struct {
 	Version string        // of the server, for errand_build_info
@@ -98,7 +95,7 @@ func (m *Metrics) Observe(changes []engine.Change) {
 			m.canary.observe(c, m.now)
 			continue
 		}
-		if last == nil || last.queue != c.Job.Queue || last.kind != c.Job.Kind {
+		if last == nil || last.Queue != c.Job.Queue || last.Kind != c.Job.Kind {
 			last = m.jobs.of(c.Job.Queue, c.Job.Kind)
 		}
 		last.observe(c)

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/errandhq/errand/internal/engine"
+	"github.com/errandhq/errand/internal/meter"
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
 )
@@ -131,7 +132,7 @@ func TestNativeHistograms(t *testing.T) {
 			continue
 		}
 		h := f.GetMetric()[0].GetHistogram()
-		if len(h.GetBucket()) != len(seconds) || len(h.GetPositiveSpan()) == 0 {
+		if len(h.GetBucket()) != len(meter.Seconds) || len(h.GetPositiveSpan()) == 0 {
 			t.Errorf("%d classic buckets, %d native spans", len(h.GetBucket()), len(h.GetPositiveSpan()))
 		}
 		return
@@ -154,7 +155,7 @@ func TestNamesFold(t *testing.T) {
 	var sum float64
 	series := 0
 	collect(m.jobs.enqueued, func(d *dto.Metric) { series++; sum += d.GetCounter().GetValue() })
-	if sum != 101 || series > 3*pairsPerName+4 {
+	if sum != 101 || series > 3*meter.PairsPerName+4 {
 		t.Errorf("%d series count %.0f jobs of 101", series, sum)
 	}
 }
@@ -188,7 +189,7 @@ func (s *source) Queues(ctx context.Context) ([]engine.QueueInfo, error) {
 
 func (s *source) ListSessions(context.Context) ([]ledger.Session, error) { return s.sessions, nil }
 func (s *source) Info() engine.Info {
-	return engine.Info{StaleResults: 2, Rescued: 3, Brake: true}
+	return engine.Info{StaleResults: 2, Rescued: 3, Crashed: 1, Brake: true}
 }
 func (s *source) Now() time.Time { return time.Now() }
 
@@ -225,7 +226,7 @@ func TestGauges(t *testing.T) {
 		`errand_queue_slots{queue="mail"} 6`, `errand_queue_slots{queue="off"} 5`,
 		`errand_worker_slots{state="busy"} 3`, `errand_worker_slots{state="free"} 3`,
 		`errand_sessions{state="live"} 2`, `errand_sessions{state="dead"} 1`, `errand_sessions{state="draining"} 0`,
-		`errand_stale_results_total 2`, `errand_jobs_rescued_total 3`, `errand_brake_engaged 1`,
+		`errand_stale_results_total 2`, `errand_jobs_rescued_total{sessions="dead"} 1`, `errand_jobs_rescued_total{sessions="drained"} 2`, `errand_brake_engaged 1`,
 		`errand_collector_up{collector="ledger"} 1`,
 	)
 }

@@ -37,7 +37,7 @@ var (
 	slotsDesc     = desc("errand_worker_slots", "Slots of live workers, by state: busy or free.", "state")
 	sessionsDesc  = desc("errand_sessions", "Worker sessions, by state. Those that ended are kept for an hour.", "state")
 	brakeDesc     = desc("errand_brake_engaged", "1 while most sessions are silent at once and their jobs are rescued late, and slowly.")
-	rescuedDesc   = desc("errand_jobs_rescued_total", "Jobs that this server took back from sessions that died or drained.")
+	rescuedDesc   = desc("errand_jobs_rescued_total", "Jobs that this server took back, from sessions that are dead (which charges a crash) or drained.", "sessions")
 	staleDesc     = desc("errand_stale_results_total", "Results that this server refused because the job had gone to another holder.")
 )
 
@@ -70,7 +70,8 @@ func (infoCollector) Describe(ch chan<- *prometheus.Desc) {
 func (c infoCollector) Collect(ch chan<- prometheus.Metric) {
 	i := c.e.Info()
 	ch <- prometheus.MustNewConstMetric(brakeDesc, prometheus.GaugeValue, truth(i.Brake))
-	ch <- prometheus.MustNewConstMetric(rescuedDesc, prometheus.CounterValue, float64(i.Rescued))
+	ch <- prometheus.MustNewConstMetric(rescuedDesc, prometheus.CounterValue, float64(i.Crashed), "dead")
+	ch <- prometheus.MustNewConstMetric(rescuedDesc, prometheus.CounterValue, float64(i.Rescued-i.Crashed), "drained")
 	ch <- prometheus.MustNewConstMetric(staleDesc, prometheus.CounterValue, float64(i.StaleResults))
 }
 
@@ -130,7 +131,7 @@ func (m *Metrics) readLedger(ctx context.Context, e Engine) ([]prometheus.Metric
 }
 
 func (m *Metrics) gaugeQueue(g gauges, q *engine.QueueInfo) {
-	name := m.jobs.names.queue(q.Queue)
+	name := m.jobs.names.Queue(q.Queue)
 	for _, s := range queueStates {
 		g.add(jobsDesc, float64(q.Counts[s]), name, s.String())
 	}
@@ -144,8 +145,8 @@ func (m *Metrics) gaugeQueue(g gauges, q *engine.QueueInfo) {
 		}
 		switch {
 		case k.WaitingForWorker:
-			p := m.jobs.names.pair(q.Queue, k.Kind)
-			g.add(orphansDesc, float64(k.Ready), p.queue, p.kind)
+			p := m.jobs.names.Pair(q.Queue, k.Kind)
+			g.add(orphansDesc, float64(k.Ready), p.Queue, p.Kind)
 		case !q.Paused:
 			claimable = max(claimable, k.OldestReady.Seconds())
 		}
@@ -172,7 +173,7 @@ func (m *Metrics) gaugeSessions(g gauges, sessions []ledger.Session) {
 		g.add(slotsDesc, float64(s.Running), "busy")
 		g.add(slotsDesc, float64(max(s.Concurrency-s.Running, 0)), "free")
 		for _, q := range s.Queues {
-			g.add(qslotsDesc, float64(s.Concurrency), m.jobs.names.queue(q))
+			g.add(qslotsDesc, float64(s.Concurrency), m.jobs.names.Queue(q))
 		}
 	}
 }

@@ -34,6 +34,12 @@ var may = map[string][]string{
 	"":             {"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandpgx":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandsql":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	// What is measured: the engine tells its observers, and knows no Prometheus.
+	"internal/meter":   {},
+	"internal/metrics": {"internal/engine", "internal/meter", "job", "ledger"},
+	"errandprom":       {"", "internal/meter", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"internal/canary": {"", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
+		"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 }
 
 // outside lists what a package may import from other modules, as prefixes of
@@ -41,15 +47,16 @@ var may = map[string][]string{
 var outside = map[string][]string{
 	"job":             {},
 	"ledger":          {},
+	"errandprom":      {"github.com/prometheus/client_golang"},
 	"internal/engine": {"golang.org/x/sync", "github.com/google/uuid"},
 	"":                {"connectrpc.com/connect", "github.com/google/uuid", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc"},
 }
 
-// drivers are the modules of databases and brokers. Whoever imports the SDK
-// must not get any of them.
+// drivers are the modules of databases, brokers and monitoring systems. Whoever
+// imports the SDK must not get any of them.
 var drivers = []string{
 	"github.com/jackc/pgx", "github.com/lib/pq", "modernc.org/sqlite", "github.com/mattn/go-sqlite3",
-	"github.com/rabbitmq/", "github.com/twmb/franz-go", "github.com/redis/", "github.com/nats-io/",
+	"github.com/rabbitmq/", "github.com/twmb/franz-go", "github.com/redis/", "github.com/nats-io/", "github.com/prometheus/",
 }
 
 // pkg is what `go list` says of a package.
