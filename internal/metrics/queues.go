@@ -33,7 +33,7 @@ var (
 	claimableDesc = desc("errand_queue_oldest_claimable_seconds", "How long the oldest job has waited that a worker could take now: the queue is not paused, and a live worker knows the kind.", "queue")
 	orphansDesc   = desc("errand_queue_jobs_without_worker", "Ready jobs of kinds that no live worker takes.", "queue", "kind")
 	backlogDesc   = desc("errand_queue_backlog_worker_seconds", "Work that is ready, in seconds of one slot: ready jobs times the run time of their kind as this server saw it lately. Kinds it saw none of are left out.", "queue")
-	qslotsDesc    = desc("errand_queue_slots", "Slots of live workers that take jobs of the queue. A worker of several queues counts in each.", "queue")
+	qslotsDesc    = desc("errand_queue_slots", "Slots of live workers that take jobs of the queue, by state: busy (with whatever) or free. A worker of several queues counts in each.", "queue", "state")
 	slotsDesc     = desc("errand_worker_slots", "Slots of live workers, by state: busy or free.", "state")
 	sessionsDesc  = desc("errand_sessions", "Worker sessions, by state. Those that ended are kept for an hour.", "state")
 	brakeDesc     = desc("errand_brake_engaged", "1 while most sessions are silent at once and their jobs are rescued late, and slowly.")
@@ -137,7 +137,8 @@ func (m *Metrics) gaugeQueue(g gauges, q *engine.QueueInfo) {
 	}
 	g.most(pausedDesc, truth(q.Paused), name)
 	g.most(oldestDesc, max(q.OldestReady.Seconds(), 0), name)
-	g.add(qslotsDesc, 0, name)
+	g.add(qslotsDesc, 0, name, "busy")
+	g.add(qslotsDesc, 0, name, "free")
 	var claimable, backlog float64
 	for _, k := range q.Kinds {
 		if run, ok := m.jobs.meanRun(q.Queue, k.Kind); ok {
@@ -170,10 +171,12 @@ func (m *Metrics) gaugeSessions(g gauges, sessions []ledger.Session) {
 		if s.State != ledger.SessionLive {
 			continue
 		}
-		g.add(slotsDesc, float64(s.Running), "busy")
-		g.add(slotsDesc, float64(max(s.Concurrency-s.Running, 0)), "free")
+		busy, free := float64(s.Running), float64(max(s.Concurrency-s.Running, 0))
+		g.add(slotsDesc, busy, "busy")
+		g.add(slotsDesc, free, "free")
 		for _, q := range s.Queues {
-			g.add(qslotsDesc, float64(s.Concurrency), m.jobs.names.Queue(q))
+			g.add(qslotsDesc, busy, m.jobs.names.Queue(q), "busy")
+			g.add(qslotsDesc, free, m.jobs.names.Queue(q), "free")
 		}
 	}
 }
