@@ -46,6 +46,13 @@ func start(t testing.TB, dir, name string, env []string, program string, args ..
 	return p
 }
 
+// Run starts another program beside the cluster, killed at the end of the test
+// if it still runs.
+func (c *Cluster) Run(name, program string, args ...string) *Process {
+	c.T.Helper()
+	return start(c.T, c.Dir, name, nil, program, args...)
+}
+
 // Kill ends the process as kill -9 does, and waits until it is gone.
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Signal(syscall.SIGCONT)
