@@ -80,6 +80,16 @@ func (p *Process) Wait(patience time.Duration) int {
 	}
 }
 
+// Log is all that the process has written so far.
+func (p *Process) Log() string {
+	p.t.Helper()
+	b, err := os.ReadFile(p.log)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(b)
+}
+
 // Ended reports whether the process has ended.
 func (p *Process) Ended() bool {
 	select {
