@@ -79,7 +79,7 @@ func TestLogsHoldNoSecret(t *testing.T) {
 		t.Error(err)
 	}
 	for name, text := range map[string]string{"server": server.Log(), "worker": log.String()} {
-		if len(text) < 1000 {
+		if !strings.Contains(text, "session opened") {
 			t.Errorf("the %s logged next to nothing: %s", name, text)
 		}
 		for _, secret := range []string{marker, token} {
