@@ -162,8 +162,8 @@ func TestNonePileUpInAQueueThatStandsStill(t *testing.T) {
 	n.fly()
 	n.until("two canaries were missed", func() bool { return n.metric(`errand_canaries_missed_total{queue="q"}`) >= 2 })
 	by := n.canaries("q")
-	if by[job.Ready] > 1 || by[job.Cancelled] > 4 || by[job.Succeeded] > 0 {
-		t.Errorf("canaries by state: %v; want at most one that waits, the others expired", by)
+	if by[job.Ready] > 2 || by[job.Cancelled] > 6 || by[job.Succeeded] > 0 {
+		t.Errorf("canaries by state: %v; want at most one that waits, and one about to expire", by)
 	}
 	if err := n.engine.Resume(t.Context(), "q"); err != nil {
 		t.Fatal(err)

@@ -189,7 +189,13 @@ func (s *source) Queues(ctx context.Context) ([]engine.QueueInfo, error) {
 
 func (s *source) ListSessions(context.Context) ([]ledger.Session, error) { return s.sessions, nil }
 func (s *source) Info() engine.Info {
-	return engine.Info{StaleResults: 2, Rescued: 3, Crashed: 1, Brake: true}
+	return engine.Info{
+		StaleResults: 2, Rescued: 3, Crashed: 1, Brake: true,
+		RelayLeads: true, RefsPublished: 4, Republished: 5, RefsReturned: 6, LeasedByRef: 7,
+	}
+}
+func (s *source) Carried() engine.Carried {
+	return engine.Carried{Carriers: 1, Waiting: 8, Oldest: 9 * time.Second}
 }
 func (s *source) Now() time.Time { return time.Now() }
 
@@ -229,6 +235,9 @@ func TestGauges(t *testing.T) {
 		`errand_sessions{state="live"} 2`, `errand_sessions{state="dead"} 1`, `errand_sessions{state="draining"} 0`,
 		`errand_stale_results_total 2`, `errand_jobs_rescued_total{sessions="dead"} 1`, `errand_jobs_rescued_total{sessions="drained"} 2`, `errand_brake_engaged 1`,
 		`errand_collector_up{collector="ledger"} 1`,
+		`errand_relay_carriers 1`, `errand_relay_leads 1`, `errand_relay_refs_published_total 4`, `errand_relay_refs_republished_total 5`,
+		`errand_relay_refs_returned_total 6`, `errand_jobs_leased_by_ref_total 7`, `errand_relay_refs_waiting 8`,
+		`errand_relay_refs_waiting_oldest_seconds 9`,
 	)
 }
 

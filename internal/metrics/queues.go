@@ -18,6 +18,7 @@ type Engine interface {
 	Queues(ctx context.Context) ([]engine.QueueInfo, error)
 	ListSessions(ctx context.Context) ([]ledger.Session, error)
 	Info() engine.Info
+	Carried() engine.Carried
 	Now() time.Time
 }
 
@@ -47,7 +48,7 @@ var queueStates = []job.State{job.Scheduled, job.Ready, job.Running, job.Succeed
 // Attach adds the gauges of the ledger that e works on.
 func (m *Metrics) Attach(e Engine) {
 	m.now = e.Now
-	m.Register(infoCollector{e})
+	m.Register(infoCollector{e}, relayCollector{e})
 	m.AddProbe(Probe{
 		Name: "ledger",
 		Descs: []*prometheus.Desc{jobsDesc, pausedDesc, oldestDesc, claimableDesc, orphansDesc, backlogDesc,

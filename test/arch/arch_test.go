@@ -22,23 +22,24 @@ const module = "github.com/errandhq/errand"
 // nothing here names it, so nothing in the table can depend on it.
 var may = map[string][]string{
 	"job":               {},
+	"broker":            {"job"},
 	"ledger":            {"job"},
 	"ledger/coldsql":    {"job", "ledger"},
 	"ledger/sqlite":     {"job", "ledger", "ledger/coldsql"},
 	"ledger/postgres":   {"job", "ledger", "ledger/coldsql"},
 	"ledger/ledgertest": {"job", "ledger"},
-	"internal/engine":   {"job", "ledger"},
+	"internal/engine":   {"broker", "job", "ledger"},
 	// internal/api passes the ledger's queries on to the engine, whose methods
 	// take them; it gets no driver.
-	"internal/api": {"internal/engine", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"internal/api": {"broker", "internal/engine", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"":             {"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandpgx":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandsql":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	// What is measured: the engine tells its observers, and knows no Prometheus.
 	"internal/meter":   {},
-	"internal/metrics": {"internal/engine", "internal/meter", "job", "ledger"},
+	"internal/metrics": {"broker", "internal/engine", "internal/meter", "job", "ledger"},
 	"errandprom":       {"", "internal/meter", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
-	"internal/canary": {"", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
+	"internal/canary": {"", "broker", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
 		"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 }
 

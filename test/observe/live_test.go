@@ -170,11 +170,14 @@ func TestAlertsFireAndFallSilent(t *testing.T) {
 	s.database()
 	s.servers()
 	for _, name := range all {
-		if !s.fired[name] {
+		if !s.fired[name] && !ofCarriers[name] {
 			t.Errorf("there is no scenario for %s", name)
 		}
 	}
 }
+
+// ofCarriers are alerts that need a broker to fire: promtool's cases fire them.
+var ofCarriers = map[string]bool{"ErrandRelayLeaderless": true, "ErrandRefsNotLeased": true}
 
 // expressions runs every expression of dashboards and rules, with something of
 // everything there.

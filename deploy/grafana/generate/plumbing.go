@@ -26,6 +26,16 @@ var plumbing = board{
 				target{`max by (job) (errand_postgres_dead_rows{job=~"$job"})`, "{{job}} dead"},
 				target{`max by (job) (errand_postgres_live_rows{job=~"$job"})`, "{{job}} live"}),
 		}},
+		{"Relay and carriers (at zero without a broker)", []panel{
+			graph("Refs", perSecond, "",
+				target{`sum(rate(errand_relay_refs_published_total{job=~"$job"}[$__rate_interval]))`, "published"},
+				target{`sum(rate(errand_relay_refs_republished_total{job=~"$job"}[$__rate_interval]))`, "published again"},
+				target{`sum(rate(errand_relay_refs_returned_total{job=~"$job"}[$__rate_interval]))`, "returned"},
+				target{`sum(rate(errand_jobs_leased_by_ref_total{job=~"$job"}[$__rate_interval]))`, "leased by ref"}),
+			graph("Published, not leased", plain, "", target{`sum by (job) (errand_relay_refs_waiting{job=~"$job"})`, "{{job}}"}),
+			graph("Oldest published, not leased", seconds, "", target{`max by (job) (errand_relay_refs_waiting_oldest_seconds{job=~"$job"})`, "{{job}}"}),
+			graph("Who leads", plain, "1 on the server that publishes.", target{`max by (instance) (errand_relay_leads{job=~"$job"})`, "{{instance}}"}),
+		}},
 		{"Servers", []panel{
 			graph("Calls", perSecond, "", target{`sum by (call) (rate(errand_api_calls_total{job=~"$job"}[$__rate_interval]))`, "{{call}}"}),
 			graph("Calls by code", perSecond, "Refusals are the caller's; internal, unknown and unavailable are ours.",
