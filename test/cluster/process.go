@@ -80,6 +80,12 @@ func (p *Process) Wait(patience time.Duration) int {
 	}
 }
 
+// CPU is the processor time of a process that has ended.
+func (p *Process) CPU() time.Duration {
+	<-p.done
+	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+}
+
 // Log is all that the process has written so far.
 func (p *Process) Log() string {
 	p.t.Helper()
