@@ -20,7 +20,6 @@ type Vitals struct {
 	Bytes      int64     // on disk: all that belongs to the ledger
 	OldestDead time.Time // when the oldest dead letter died; zero: there is none
 	Vacuum     *Vacuum
-	Pool       *Pool
 }
 
 // Vacuum says what keeps dead rows where they are (PostgreSQL).
@@ -32,9 +31,16 @@ type Vacuum struct {
 	LastCleaned time.Time // when that table was last vacuumed; zero: never
 }
 
+// Pooled is a ledger that works over a pool of connections.
+type Pooled interface {
+	// Pool tells of the pool, from memory: also while no connection is to be had.
+	Pool() Pool
+}
+
 // Pool is the state of this process's connections.
 type Pool struct {
 	Max, Open, Busy int
-	Waits           int64         // since the start: calls that waited for a connection
-	Waited          time.Duration // and how long, together
+	Waits           int64         // since the start: calls that got a connection after waiting for one,
+	Waited          time.Duration // and how long they waited, together
+	GaveUp          int64         // since the start: calls that got none in their time
 }

@@ -78,9 +78,7 @@ func newMetrics(conf config.Server, addr config.Ledger, l ledger.Ledger) *metric
 		return nil
 	}
 	m := metrics.New(metrics.Config{Version: thisVersion().Version, Ledger: addr.Engine, Names: conf.MetricsNames})
-	if x, ok := l.(ledger.Examined); ok {
-		m.Examine(x)
-	}
+	m.Examine(l)
 	return m
 }
 

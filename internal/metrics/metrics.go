@@ -12,6 +12,7 @@ package metrics
 import (
 	"net/http"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,6 +36,7 @@ type Config struct {
 type Metrics struct {
 	conf     Config
 	registry *prometheus.Registry
+	probes   []*probing
 	jobs     *jobMeters
 	canary   *canaryMeters
 	ledger   *prometheus.HistogramVec
@@ -78,12 +80,33 @@ func New(c Config) *Metrics {
 // AddProbe. It panics if a name is taken: that is a mistake of the program.
 func (m *Metrics) Register(cs ...prometheus.Collector) { m.registry.MustRegister(cs...) }
 
-// Handler answers a scrape. A part that cannot be read leaves its gauges out and
-// is counted; everything else is answered all the same.
+// Handler answers a scrape, in the time that the scraper says it has. A part that
+// cannot be read leaves its gauges out and is counted; everything else is
+// answered all the same. It is called when all parts are added.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
-		ErrorHandling: promhttp.ContinueOnError, EnableOpenMetrics: true, Registry: m.registry,
+	opts := promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, EnableOpenMetrics: true}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		promhttp.HandlerFor(m.within(m.patience(r)), opts).ServeHTTP(w, r)
 	})
+}
+
+// patience is how long a scrape may wait for parts: Timeout, or less if the
+// scraper would not wait so long.
+func (m *Metrics) patience(r *http.Request) time.Duration {
+	theirs, err := strconv.ParseFloat(r.Header.Get("X-Prometheus-Scrape-Timeout-Seconds"), 64)
+	if err != nil || theirs <= 0 {
+		return m.conf.Timeout
+	}
+	return min(m.conf.Timeout, time.Duration(0.8*theirs*float64(time.Second)))
+}
+
+// within gathers everything, the parts that must be asked within a time.
+func (m *Metrics) within(patience time.Duration) prometheus.Gatherer {
+	asked := prometheus.NewRegistry()
+	for _, p := range m.probes {
+		asked.MustRegister(asking{p, patience})
+	}
+	return prometheus.Gatherers{m.registry, asked}
 }
 
 // Observe implements engine.Observer.

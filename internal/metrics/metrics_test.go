@@ -286,24 +286,30 @@ func TestScrapesShareAReadAndDoNotHang(t *testing.T) {
 // TestVitals shows a database that has everything, and one that has nothing.
 func TestVitals(t *testing.T) {
 	m := New(Config{})
-	m.Examine(examined{v: ledger.Vitals{
+	m.examine(examined{v: ledger.Vitals{
 		Bytes: 9, OldestDead: m.now().Add(-time.Hour),
 		Vacuum: &ledger.Vacuum{XminAge: 4, OldestOpen: time.Minute, DeadRows: 5, LiveRows: 6, LastCleaned: time.Unix(7, 0)},
-		Pool:   &ledger.Pool{Max: 8, Open: 3, Busy: 1, Waits: 2, Waited: 1500 * time.Millisecond},
 	}})
+	m.Register(poolCollector{pooled{}})
 	text := scrape(t, m)
 	has(t, text, `errand_ledger_bytes 9`, `errand_postgres_oldest_xmin_transactions 4`, `errand_postgres_oldest_transaction_seconds 60`,
 		`errand_postgres_dead_rows 5`, `errand_postgres_live_rows 6`, `errand_postgres_last_vacuum_timestamp_seconds 7`,
 		`errand_ledger_pool_connections{state="busy"} 1`, `errand_ledger_pool_connections{state="idle"} 2`,
-		`errand_ledger_pool_max_connections 8`, `errand_ledger_pool_waits_total 2`, `errand_ledger_pool_wait_seconds_total 1.5`)
+		`errand_ledger_pool_max_connections 8`, `errand_ledger_pool_waits_total 2`, `errand_ledger_pool_wait_seconds_total 1.5`, `errand_ledger_pool_gave_up_total 4`)
 	if !strings.Contains(text, "\nerrand_dead_letters_oldest_seconds 3600") {
 		t.Error("the age of the oldest dead letter is not an hour")
 	}
 	bare := New(Config{})
-	bare.Examine(examined{})
+	bare.examine(examined{})
 	text = scrape(t, bare)
 	has(t, text, `errand_dead_letters_oldest_seconds 0`)
 	hasNot(t, text, "errand_postgres_", "errand_ledger_pool_")
+}
+
+type pooled struct{}
+
+func (pooled) Pool() ledger.Pool {
+	return ledger.Pool{Max: 8, Open: 3, Busy: 1, Waits: 2, Waited: 1500 * time.Millisecond, GaveUp: 4}
 }
 
 type examined struct{ v ledger.Vitals }
@@ -314,17 +320,18 @@ func (e examined) Vitals(context.Context) (ledger.Vitals, error) { return e.v, n
 func TestNamesFollowTheConventions(t *testing.T) {
 	m := New(Config{})
 	m.Attach(&source{queues: []engine.QueueInfo{{Queue: "q", Kinds: []engine.KindInfo{{Kind: "k", Ready: 1, WaitingForWorker: true}}}}})
-	m.Examine(examined{v: ledger.Vitals{Vacuum: &ledger.Vacuum{}, Pool: &ledger.Pool{}}})
+	m.examine(examined{v: ledger.Vitals{Vacuum: &ledger.Vacuum{}}})
+	m.Register(poolCollector{pooled{}})
 	m.CanaryConfigured("q", time.Second)
 	born(m, "q", "k")
-	problems, err := testutil.GatherAndLint(m.registry)
+	problems, err := testutil.GatherAndLint(m.within(m.conf.Timeout))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range problems {
 		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
-	families, err := m.registry.Gather()
+	families, err := m.within(m.conf.Timeout).Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,4 +345,17 @@ func TestNamesFollowTheConventions(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestAScraperInAHurry: what it says of its own patience is heeded.
+func TestAScraperInAHurry(t *testing.T) {
+	m := New(Config{Timeout: time.Minute})
+	hold := make(chan struct{})
+	defer close(hold)
+	m.Attach(&source{hold: hold})
+	r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	r.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", "0.2")
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, r)
+	has(t, w.Body.String(), `errand_collector_up{collector="ledger"} 0`, `errand_stale_results_total 2`)
 }

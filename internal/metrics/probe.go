@@ -19,16 +19,17 @@ type Probe struct {
 
 // AddProbe adds a part. Scrapes that come while it is being read share the
 // answer. If it fails, or has not answered within the timeout, the scrape goes on
-// without its gauges, and errand_scrape_errors_total counts it.
+// without its gauges, and errand_scrape_errors_total counts it. Parts are added
+// before Handler is called.
 func (m *Metrics) AddProbe(p Probe) {
-	m.Register(&probing{
+	m.probes = append(m.probes, &probing{
 		Probe: p, timeout: m.conf.Timeout, failed: m.troubles.WithLabelValues(p.Name),
 		up: prometheus.NewDesc("errand_collector_up", "1 if the part could be read for this scrape, 0 if not.",
 			nil, prometheus.Labels{"collector": p.Name}),
 	})
 }
 
-// probing is a Probe as a collector.
+// probing is a Probe with its state.
 type probing struct {
 	Probe
 	timeout time.Duration
@@ -46,8 +47,14 @@ type probed struct {
 	err     error
 }
 
+// asking is a probing as the collector of one scrape.
+type asking struct {
+	*probing
+	patience time.Duration
+}
+
 // Describe implements prometheus.Collector.
-func (p *probing) Describe(ch chan<- *prometheus.Desc) {
+func (p asking) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range p.Descs {
 		ch <- d
 	}
@@ -55,7 +62,7 @@ func (p *probing) Describe(ch chan<- *prometheus.Desc) {
 }
 
 // Collect implements prometheus.Collector.
-func (p *probing) Collect(ch chan<- prometheus.Metric) {
+func (p asking) Collect(ch chan<- prometheus.Metric) {
 	metrics, err := p.await(p.begin())
 	up := 1.0
 	if err != nil {
@@ -90,13 +97,13 @@ func (p *probing) begin() *probed {
 	return r
 }
 
-func (p *probing) await(r *probed) ([]prometheus.Metric, error) {
-	t := time.NewTimer(p.timeout)
+func (p asking) await(r *probed) ([]prometheus.Metric, error) {
+	t := time.NewTimer(p.patience)
 	defer t.Stop()
 	select {
 	case <-r.done:
 		return r.metrics, r.err
 	case <-t.C:
-		return nil, fmt.Errorf("read %s: no answer within %s", p.Name, p.timeout)
+		return nil, fmt.Errorf("read %s: no answer within %s", p.Name, p.patience)
 	}
 }

@@ -22,15 +22,25 @@ var (
 	poolDesc       = desc("errand_ledger_pool_connections", "Connections of this server to the ledger, by state: busy or idle.", "state")
 	poolMaxDesc    = desc("errand_ledger_pool_max_connections", "Connections that this server may open at most.")
 	poolWaitsDesc  = desc("errand_ledger_pool_waits_total", "Calls that had to wait for a connection.")
-	poolWaitedDesc = desc("errand_ledger_pool_wait_seconds_total", "How long calls waited for a connection, together.")
+	poolWaitedDesc = desc("errand_ledger_pool_wait_seconds_total", "How long calls waited for the connection that they got, together.")
+	poolGaveUpDesc = desc("errand_ledger_pool_gave_up_total", "Calls that got no connection in their time.")
 )
 
-// Examine adds the gauges of the database under a ledger.
-func (m *Metrics) Examine(l ledger.Examined) {
+// Examine adds the gauges of the database under a ledger, as far as it has any.
+// l is the ledger that was opened, not one that Time returned.
+func (m *Metrics) Examine(l ledger.Ledger) {
+	if p, ok := l.(ledger.Pooled); ok {
+		m.Register(poolCollector{p})
+	}
+	if x, ok := l.(ledger.Examined); ok {
+		m.examine(x)
+	}
+}
+
+func (m *Metrics) examine(l ledger.Examined) {
 	m.AddProbe(Probe{
-		Name: "database",
-		Descs: []*prometheus.Desc{bytesDesc, oldestDeadDesc, xminDesc, openDesc, deadRowsDesc, liveRowsDesc, vacuumDesc,
-			poolDesc, poolMaxDesc, poolWaitsDesc, poolWaitedDesc},
+		Name:  "database",
+		Descs: []*prometheus.Desc{bytesDesc, oldestDeadDesc, xminDesc, openDesc, deadRowsDesc, liveRowsDesc, vacuumDesc},
 		Read: func(ctx context.Context) ([]prometheus.Metric, error) {
 			v, err := l.Vitals(ctx)
 			if err != nil {
@@ -59,14 +69,31 @@ func (m *Metrics) showVitals(v *ledger.Vitals) []prometheus.Metric {
 		show(liveRowsDesc, prometheus.GaugeValue, float64(w.LiveRows))
 		show(vacuumDesc, prometheus.GaugeValue, stamp(w.LastCleaned))
 	}
-	if p := v.Pool; p != nil {
-		show(poolDesc, prometheus.GaugeValue, float64(p.Busy), "busy")
-		show(poolDesc, prometheus.GaugeValue, float64(max(p.Open-p.Busy, 0)), "idle")
-		show(poolMaxDesc, prometheus.GaugeValue, float64(p.Max))
-		show(poolWaitsDesc, prometheus.CounterValue, float64(p.Waits))
-		show(poolWaitedDesc, prometheus.CounterValue, p.Waited.Seconds())
-	}
 	return out
+}
+
+// poolCollector shows a pool, from memory.
+type poolCollector struct{ l ledger.Pooled }
+
+// Describe implements prometheus.Collector.
+func (poolCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{poolDesc, poolMaxDesc, poolWaitsDesc, poolWaitedDesc, poolGaveUpDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
+	show := func(d *prometheus.Desc, t prometheus.ValueType, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, t, value, labels...)
+	}
+	p := c.l.Pool()
+	show(poolDesc, prometheus.GaugeValue, float64(p.Busy), "busy")
+	show(poolDesc, prometheus.GaugeValue, float64(max(p.Open-p.Busy, 0)), "idle")
+	show(poolMaxDesc, prometheus.GaugeValue, float64(p.Max))
+	show(poolWaitsDesc, prometheus.CounterValue, float64(p.Waits))
+	show(poolWaitedDesc, prometheus.CounterValue, p.Waited.Seconds())
+	show(poolGaveUpDesc, prometheus.CounterValue, float64(p.GaveUp))
 }
 
 // stamp is a moment in seconds since 1970, 0 for none.

@@ -8,7 +8,10 @@ import (
 	"github.com/errandhq/errand/ledger/coldsql"
 )
 
-var _ ledger.Examined = (*Ledger)(nil)
+var (
+	_ ledger.Examined = (*Ledger)(nil)
+	_ ledger.Pooled   = (*Ledger)(nil)
+)
 
 // vitalsSQL looks at catalogues and statistics only. What holds dead rows in
 // place is a snapshot of this database's own connections, or a replication slot
@@ -44,14 +47,15 @@ func (l *Ledger) Vitals(ctx context.Context) (ledger.Vitals, error) {
 	if v.OldestDead, err = l.cold.OldestDead(ctx); err != nil {
 		return v, err
 	}
-	v.Vacuum, v.Pool = &w, l.poolState()
+	v.Vacuum = &w
 	return v, nil
 }
 
-func (l *Ledger) poolState() *ledger.Pool {
+// Pool implements ledger.Pooled.
+func (l *Ledger) Pool() ledger.Pool {
 	s := l.pool.Stat()
-	return &ledger.Pool{
+	return ledger.Pool{
 		Max: int(s.MaxConns()), Open: int(s.TotalConns()), Busy: int(s.AcquiredConns()),
-		Waits: s.EmptyAcquireCount(), Waited: s.EmptyAcquireWaitTime(),
+		Waits: s.EmptyAcquireCount(), Waited: s.EmptyAcquireWaitTime(), GaveUp: s.CanceledAcquireCount(),
 	}
 }

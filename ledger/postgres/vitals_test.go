@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -15,8 +16,8 @@ func TestVitalsSeeWhatIsHeld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.Vacuum.OldestOpen != 0 || v.Pool.Max != 2 || v.Pool.Busy != 0 || v.Bytes <= 0 {
-		t.Errorf("at rest: %+v, %+v, %d bytes", v.Vacuum, v.Pool, v.Bytes)
+	if v.Vacuum.OldestOpen != 0 || l.Pool().Max != 2 || l.Pool().Busy != 0 || v.Bytes <= 0 {
+		t.Errorf("at rest: %+v, %+v, %d bytes", v.Vacuum, l.Pool(), v.Bytes)
 	}
 	c := connect(t, l.listenDSN)
 	for _, sql := range []string{"BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT count(*) FROM errand.job"} {
@@ -37,12 +38,13 @@ func TestVitalsSeeWhatIsHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	holdPool(t, l)
-	if v, err = l.Vitals(t.Context()); err != nil || v.Pool.Waits == 0 || v.Pool.Waited <= 0 {
-		t.Errorf("a call waited for a connection: %+v, %v", v.Pool, err)
+	if p := l.Pool(); p.Waits == 0 || p.Waited <= 0 || p.GaveUp != 1 {
+		t.Errorf("one call waited for a connection, and one gave up: %+v", p)
 	}
 }
 
-// holdPool takes all connections, and waits for one that comes back.
+// holdPool takes all connections, gives up on another, and waits for one that
+// comes back.
 func holdPool(t *testing.T, l *Ledger) {
 	t.Helper()
 	a, err := l.pool.Acquire(t.Context())
@@ -54,6 +56,11 @@ func holdPool(t *testing.T, l *Ledger) {
 		t.Fatal(err)
 	}
 	defer b.Release()
+	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := l.Now(short); err == nil {
+		t.Fatal("a third connection of two")
+	}
 	time.AfterFunc(50*time.Millisecond, a.Release)
 	if _, err := l.Now(t.Context()); err != nil {
 		t.Fatal(err)

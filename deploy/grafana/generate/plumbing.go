@@ -15,6 +15,8 @@ var plumbing = board{
 				target{`errand_ledger_pool_max_connections{job=~"$job"}`, "{{instance}} most"}),
 			graph("Waiting for a connection", plain, "Calls that wait at any time, on average.",
 				target{`sum by (instance) (rate(errand_ledger_pool_wait_seconds_total{job=~"$job"}[$__rate_interval]))`, "{{instance}}"}),
+			graph("No connection to be had", perSecond, "Calls that gave up waiting for one.",
+				target{`sum by (instance) (rate(errand_ledger_pool_gave_up_total{job=~"$job"}[$__rate_interval]))`, "{{instance}}"}),
 			graph("Size", bytesIEC, "Of the ledger on disk.", target{`max by (job) (errand_ledger_bytes{job=~"$job"})`, "{{job}}"}),
 		}},
 		{"PostgreSQL", []panel{
