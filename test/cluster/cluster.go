@@ -95,6 +95,9 @@ func (c *Cluster) AddServer(args ...string) *Server {
 // URL is the server's address.
 func (s *Server) URL() string { return "http://127.0.0.1:" + strconv.Itoa(s.port) }
 
+// SetArgs replaces what AddServer was given, for the next start.
+func (s *Server) SetArgs(args ...string) { s.args = args }
+
 // Start starts the server, on the same port as before, and does not wait.
 func (s *Server) Start() {
 	s.c.T.Helper()
