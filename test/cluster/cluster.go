@@ -36,6 +36,8 @@ type Cluster struct {
 	Workers []*Worker
 	// Postgres is the database server, where the ledger is on one.
 	Postgres *testenv.Server
+	// Carriers are nodes of a broker that the test may kill and start again.
+	Carriers []Node
 	// ServerProgram and WorkerProgram are paths of programs other than the usual ones.
 	ServerProgram, WorkerProgram string
 	// Env is added to the environment of servers.
@@ -44,6 +46,12 @@ type Cluster struct {
 	NoRetries bool
 
 	client *errand.Client
+}
+
+// Node is a process of a part that Errand stands on.
+type Node interface {
+	Kill()
+	Start()
 }
 
 // Backends runs f once on each ledger, each time on a new cluster without
