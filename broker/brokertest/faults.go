@@ -54,6 +54,10 @@ func heldAgain(w *world, fault func(testing.TB, broker.Broker)) {
 	if !w.suite.features.Durable {
 		return
 	}
+	if w.suite.features.Lasting {
+		w.ok(s.Close())
+		s = w.resubscribe()
+	}
 	got := newTally(all)
 	got.add(held[:1])
 	w.consume(s, 10, got, 0)
@@ -65,7 +69,9 @@ func reconnectRest(w *world) {
 	w.publish(all...)
 	s := w.subscribe(w.b)
 	got := newTally(all)
-	w.receive(s, 2, patience)
+	if held := w.receive(s, 2, patience); w.suite.features.Lasting {
+		got.add(held)
+	}
 	w.suite.faults.Cut(w.TB, w.b)
 	if err := s.Rest(w.ctx); err != nil {
 		w.bear(err)

@@ -141,6 +141,9 @@ func receiveEvenly(w *world) {
 	}
 	w.publish(want...)
 	group.Wait()
+	if !w.suite.features.Fair {
+		got.strange = nil // while parts of the topic change hands, earlier ones may come again
+	}
 	got.check(w)
 	if min(share[0], share[1]) < len(want)/8 {
 		w.Errorf("the shares of %d messages are %d", len(want), share)

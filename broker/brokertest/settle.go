@@ -156,8 +156,9 @@ func closeCalls(w *world) {
 		}
 	}
 	w.publish(bodies(1, 30)...)
-	one, two := w.subscribe(w.b), w.subscribe(w.b)
+	one := w.subscribe(w.b)
 	msgs := w.take(one, 1)
+	two := w.subscribe(w.b)
 	w.ok(one.Close())
 	calls := func(s broker.Subscription) {
 		_, err := s.Receive(w.ctx, 1, 0)

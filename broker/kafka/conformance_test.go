@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/errandhq/errand/broker"
 	"github.com/errandhq/errand/broker/brokertest"
@@ -12,31 +12,31 @@ import (
 )
 
 // open opens a broker, and closes it when the test ends.
-func open(t testing.TB, address string, ttl time.Duration) *Broker {
+func open(t testing.TB, address string, ttl time.Duration, more ...kgo.Opt) *Broker {
 	t.Helper()
-	b, err := Open(t.Context(), address, Options{TTL: ttl})
+	b, err := openWith(address, Options{TTL: ttl}, more...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = b.Close() }) // some tests close it before
-	return b.(*Broker)
+	return b
 }
 
 // features are what a kind of group gives. A share group of a topic with one
 // partition is a queue; a consumer group binds each partition to one consumer.
-func features(address string, groups Groups) brokertest.Features {
+func features(address string, groups Groups, more ...kgo.Opt) brokertest.Features {
 	f := brokertest.Features{
-		Second: func(t testing.TB, b broker.Broker) broker.Broker { return open(t, address, b.(*Broker).opts.TTL) },
-		Aged:   func(t testing.TB, ttl time.Duration) broker.Broker { return open(t, address, ttl) },
-		Purge:  purge,
+		Second: func(t testing.TB, b broker.Broker) broker.Broker {
+			return open(t, address, b.(*Broker).opts.TTL, more...)
+		},
+		Aged:  func(t testing.TB, ttl time.Duration) broker.Broker { return open(t, address, ttl, more...) },
+		Purge: purge,
 		// Confirmed messages outlive the death of the process; fsync is the kernel's business.
 		Durable: true,
 		// A consumer that vanished is out of its group after so long.
 		Redelivery: 2 * groupTimeout,
 	}
-	if groups == Share {
-		f.Fair, f.Ordered = true, true
-	}
+	f.Fair, f.Ordered, f.Lasting = groups == Share, groups == Share, groups == Classic
 	return f
 }
 
@@ -52,8 +52,6 @@ func purge(t testing.TB, b broker.Broker, topic string) {
 		t.Fatal(err, done.Error())
 	}
 }
-
-var _ *kadm.Client
 
 func TestShareGroup(t *testing.T)   { conform(t, Share) }
 func TestClassicGroup(t *testing.T) { conform(t, Classic) }

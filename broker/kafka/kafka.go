@@ -27,6 +27,7 @@ type Broker struct {
 	opts Options
 	cl   *kgo.Client // publishes and asks; consumers have clients of their own
 	adm  *kadm.Client
+	more []kgo.Opt // of all clients: tests watch their connections
 
 	mu     sync.Mutex
 	groups Groups          // Auto until the cluster was asked
@@ -51,6 +52,10 @@ var _ broker.Broker = (*Broker)(nil)
 // It returns an error of code job.InvalidArgument for a wrong address. It does not
 // wait for the cluster, which may be away: the first call finds out.
 func Open(_ context.Context, url string, opts Options) (broker.Broker, error) {
+	return openWith(url, opts)
+}
+
+func openWith(url string, opts Options, more ...kgo.Opt) (*Broker, error) {
 	at, err := parse(url)
 	if err != nil {
 		return nil, err
@@ -59,7 +64,7 @@ func Open(_ context.Context, url string, opts Options) (broker.Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{at: at, tls: conf, opts: opts, groups: at.groups, topics: map[string]bool{}, subs: map[subscription]bool{}}
+	b := &Broker{at: at, tls: conf, opts: opts, more: more, groups: at.groups, topics: map[string]bool{}, subs: map[subscription]bool{}}
 	b.cl, err = b.client(
 		kgo.RequiredAcks(kgo.AllISRAcks()), // the producer is idempotent unless told otherwise
 		// A batch goes to all partitions, so that no consumer gets it all.
@@ -69,7 +74,6 @@ func Open(_ context.Context, url string, opts Options) (broker.Broker, error) {
 		kgo.ProduceRequestTimeout(answerTimeout),
 		// A caller whose time is over does not wait on; a message that comes twice does no harm.
 		kgo.AllowIdempotentProduceCancellation(),
-		kgo.UnknownTopicRetries(1),
 	)
 	if err != nil {
 		return nil, err
@@ -100,6 +104,7 @@ func (b *Broker) client(more ...kgo.Opt) (*kgo.Client, error) {
 	if m := b.at.mechanism(); m != nil {
 		opts = append(opts, kgo.SASL(m))
 	}
+	opts = append(opts, b.more...)
 	cl, err := kgo.NewClient(opts...)
 	if err != nil {
 		return nil, job.Errorf(job.InvalidArgument, job.ReasonBadField, "kafka: %w", err)
@@ -150,7 +155,7 @@ func (b *Broker) Subscribe(ctx context.Context, topic string) (broker.Subscripti
 	if groups == Share {
 		return b.keep(b.subscribeShare(ctx, topic))
 	}
-	return b.keep(b.subscribeClassic(topic))
+	return b.keep(b.subscribeClassic(ctx, topic))
 }
 
 // keep remembers a new subscription, to close it with the Broker.

@@ -49,7 +49,7 @@ type share struct {
 }
 
 func (b *Broker) subscribeShare(ctx context.Context, topic string) (*share, error) {
-	if err := b.prepareGroup(ctx, topic); err != nil {
+	if err := b.prepareGroup(ctx, topic, false); err != nil {
 		return nil, wrap(ctx, "set up share group "+topic, err)
 	}
 	cl, err := b.client()
