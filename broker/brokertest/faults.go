@@ -95,8 +95,8 @@ func reconnectWaiting(w *world) {
 }
 
 func reconnectStress(w *world) {
-	stress(w, func(ctx context.Context) {
-		for range 6 {
+	stress(w, 200, func(ctx context.Context) {
+		for {
 			select {
 			case <-ctx.Done():
 				return

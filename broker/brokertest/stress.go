@@ -11,7 +11,7 @@ import (
 )
 
 var stressTests = []test{
-	{"NothingIsLost", nil, func(w *world) { stress(w, func(context.Context) {}) }},
+	{"NothingIsLost", nil, func(w *world) { stress(w, 40, func(context.Context) {}) }},
 }
 
 // tally counts what has come of what was published.
@@ -130,8 +130,8 @@ func (w *world) persist(b broker.Broker, bodies [][]byte) {
 
 // stress lets several publish and consume over two handles, while consumers come and go and
 // disturb runs; its context ends when the publishers are done.
-func stress(w *world, disturb func(ctx context.Context)) {
-	const publishers, batches, size = 3, 40, 10
+func stress(w *world, batches int, disturb func(ctx context.Context)) {
+	const publishers, size = 3, 10
 	batchesOf := make([][][][]byte, publishers)
 	var want [][]byte
 	for p := range batchesOf {

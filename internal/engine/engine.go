@@ -264,7 +264,7 @@ func (c Config) withDefaults() Config {
 	if c.MaxPayload <= 0 {
 		c.MaxPayload = job.MaxPayload
 	}
-	set(&c.RefTTL, refTTL)
+	set(&c.RefTTL, RefTTL)
 	if c.DefaultRoute == "" {
 		c.DefaultRoute = DirectRoute
 	}

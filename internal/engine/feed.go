@@ -11,8 +11,11 @@ import (
 	"github.com/errandhq/errand/ledger"
 )
 
+// RefTTL is how long a ref that was published may be on its way: then it is
+// published again, and carriers drop what is older.
+const RefTTL = 30 * time.Second
+
 const (
-	refTTL       = 30 * time.Second // published but not leased for so long: published again
 	leastWindow  = 200              // refs published ahead of the hands, at least,
 	windowHands  = 4                // and for each hand
 	mostWindow   = 20_000

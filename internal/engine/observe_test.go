@@ -83,3 +83,41 @@ func TestObserversHearEachChangeOnce(t *testing.T) {
 		}
 	})
 }
+
+// latest is an observer that keeps the job of the last success.
+type latest struct {
+	mu  sync.Mutex
+	job job.Job
+}
+
+func (l *latest) Observe(changes []engine.Change) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range changes {
+		if c.Event == job.Succeed {
+			l.job = *c.Job
+		}
+	}
+}
+
+// TestObserversHearWhatSucceeded holds the job that the hot path tells of
+// against what the ledger keeps.
+func TestObserversHearWhatSucceeded(t *testing.T) {
+	last := &latest{}
+	inWorld(t, engine.Config{Observers: []engine.Observer{last}}, func(w *world) {
+		id := w.put(1)[0]
+		s := w.open()
+		w.settle(s, w.lease(s, 1, 1)[0], job.Fail)
+		time.Sleep(2 * time.Second) // of virtual time: past the back-off
+		w.settle(s, w.lease(s, 2, 1)[0], job.Succeed)
+		want := w.f.get(id)
+		got := last.job
+		if got.ID != id || got.Queue != want.Queue || got.Kind != want.Kind || got.State != job.Succeeded ||
+			got.Attempt != 2 || got.Attempt != want.Attempt || got.Version != want.Version || got.Token != want.Token ||
+			got.SettledToken != want.SettledToken || got.SettledAs != job.Succeed ||
+			!got.CreatedAt.Equal(want.CreatedAt) || !got.RunAt.Equal(want.RunAt) ||
+			!got.LeasedAt.Equal(want.LeasedAt) || !got.DoneAt.Equal(want.DoneAt) {
+			t.Errorf("heard of %+v, want %+v", got, want)
+		}
+	})
+}

@@ -202,6 +202,7 @@ func (e *Engine) OpenSession(ctx context.Context, s ledger.Session) (ttl time.Du
 	known.window = ^uint64(0) // opened here: no call went elsewhere before
 	known.mu.Unlock()
 	e.keeper.meet(s.ID, s.Worker)
+	ring(e.routing.bell) // the queue's hands and common kinds have changed
 	e.log.Info("session opened", "session", s.ID, "worker", s.Worker, "queues", s.Queues, "concurrency", s.Concurrency)
 	return e.conf.SessionTTL, nil
 }

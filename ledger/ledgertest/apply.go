@@ -12,6 +12,7 @@ import (
 
 var succeedTests = []test{
 	{"AsSettleDoes", nil, succeedAsSettle},
+	{"TellsWhatEnded", nil, succeedTells},
 	{"EverythingElseIsFalse", nil, succeedFalse},
 	{"TwiceInOneCall", nil, succeedTwice},
 	{"MixedBatch", nil, succeedMixed},
@@ -44,6 +45,37 @@ func succeedAsSettle(w *world) {
 	repeated, err := w.settle(j.ID, j.Token, job.Move{Event: job.Succeed})
 	if !repeated || err != nil {
 		w.Errorf("repeated settle: %v, %v", repeated, err)
+	}
+}
+
+// succeedTells ends two runs of jobs with different histories in one call.
+func succeedTells(w *world) {
+	first := w.job(kind("a"), queue("q1"))
+	w.insert(first)
+	w.pass(time.Second)
+	w.must(w.lease(first).ID, job.Move{Event: job.Fail, Delay: time.Second})
+	w.pass(time.Second)
+	w.stepAll(ledger.Pick{Due: w.now, Limit: 5}, job.Due)
+	second := w.job(kind("b"), queue("q2"))
+	w.insert(second)
+	w.pass(time.Second)
+	var its []ledger.Success
+	var want []ledger.Succeeded
+	for _, j := range []job.Job{w.lease(first), w.lease(second)} {
+		its = append(its, ledger.Success{ID: j.ID, Token: j.Token}, ledger.Success{ID: j.ID, Token: j.Token + 1})
+		j.Version++
+		want = append(want, succeeded(j), ledger.Succeeded{})
+	}
+	w.pass(time.Second)
+	got, err := w.l.Succeed(w.ctx, w.now, its)
+	w.ok(err)
+	for i := range want {
+		if !sameSucceeded(got[i], want[i]) {
+			w.Errorf("item %d: %+v, want %+v", i, got[i], want[i])
+		}
+	}
+	if want[0].Attempt != 2 || want[0].RunAt.Equal(want[0].CreatedAt) {
+		w.Fatalf("the test's first job has no history: %+v", want[0])
 	}
 }
 

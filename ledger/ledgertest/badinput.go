@@ -94,7 +94,7 @@ func badHuge(w *world) {
 func badContext(w *world) {
 	running, dead := w.inState(job.Running), w.inState(job.Dead, kind("dead"))
 	ready := w.inState(job.Ready)
-	s := w.session()
+	refs, s := w.refsOf(ready), w.session()
 	ended, cancel := context.WithCancel(w.ctx)
 	cancel()
 	j := w.job()
@@ -104,6 +104,16 @@ func badContext(w *world) {
 			_, err := w.l.Claim(ended, w.now, []ledger.Claim{{Session: s, Queue: "q", Max: 5, MaxBytes: 100}})
 			return err
 		},
+		"Claim by name": func() error {
+			_, err := w.l.Claim(ended, w.now, []ledger.Claim{byName(s, refs...)})
+			return err
+		},
+		"Heads": func() error { _, err := w.l.Heads(ended, w.now, []ledger.Head{{Queue: "q", Max: 5}}); return err },
+		"HoldRelay": func() error {
+			_, _, err := w.l.HoldRelay(ended, w.now, newID(), time.Hour)
+			return err
+		},
+		"SetRoute": func() error { return w.l.SetRoute(ended, w.now, "q", "kafka") },
 		"Succeed": func() error {
 			_, err := w.l.Succeed(ended, w.now, []ledger.Success{{ID: running.ID, Token: running.Token}})
 			return err
@@ -139,6 +149,8 @@ func badContext(w *world) {
 	if p, err := w.l.Paused(w.ctx); err != nil || len(p) != 0 {
 		w.Errorf("paused: %v, %v", p, err)
 	}
+	w.wantRoutes(nil)
+	w.hold(newID(), time.Hour, true, 1)
 }
 
 func badTimes(w *world) {

@@ -1,6 +1,7 @@
 package ledgertest
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,6 +21,7 @@ func Benchmark(b *testing.B, open func(t testing.TB) ledger.Ledger) {
 		{"Insert1000", (*bench).insertBatches},
 		{"Insert16Singles", (*bench).insertSingles},
 		{"ClaimSucceed", (*bench).claimSucceed},
+		{"CarriedSucceed", (*bench).carriedSucceed},
 		{"Mixed", (*bench).mixed},
 		{"ApplyFail", (*bench).applyFail},
 	} {
@@ -87,6 +89,33 @@ func (w *bench) claimSucceed() {
 		}
 		w.done(got...)
 		n += len(got)
+	}
+}
+
+// carriedSucceed takes the way of jobs that a broker carries: the heads of a
+// window, leased by name for many sessions at once.
+func (w *bench) carriedSucceed() {
+	sessions := make([]job.ID, 20)
+	for i := range sessions {
+		sessions[i] = w.session()
+	}
+	w.fill(w.b.N)
+	for n := 0; n < w.b.N; {
+		refs := w.heads(benchBatch, "k")
+		if len(refs) == 0 {
+			w.b.Fatalf("%d of %d jobs were found", n, w.b.N)
+		}
+		var reqs []ledger.Claim
+		for share := range slices.Chunk(refs, benchBatch/len(sessions)) {
+			reqs = append(reqs, byName(sessions[len(reqs)%len(sessions)], share...))
+		}
+		var jobs []job.Job
+		for _, got := range w.tryClaim(reqs...) {
+			w.ok(got.Err)
+			jobs = append(jobs, got.Jobs...)
+		}
+		w.done(jobs...)
+		n += len(jobs)
 	}
 }
 

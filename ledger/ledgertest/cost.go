@@ -8,6 +8,7 @@ import (
 
 var costTests = []test{
 	{"UnknownKindsInFront", searches, costUnknown},
+	{"HeadsOfABacklog", searches, costHeads},
 }
 
 // backlogVar sets how many jobs lie in front in the tests of cost; 20,000 by default.
@@ -39,5 +40,34 @@ func costUnknown(w *world) {
 	}
 	if behind := measure(); behind > 4*alone+5*time.Millisecond {
 		w.Errorf("a claim took %s alone and %s behind %d jobs of an unknown kind", alone, behind, backlog)
+	}
+}
+
+// costHeads asks for the heads of a queue with few jobs, then with a backlog of
+// unknown kinds in front, of known ones behind, and of jobs that are done.
+func costHeads(w *world) {
+	s := w.session()
+	measure := func() time.Duration {
+		best := time.Hour
+		for range 15 {
+			start := time.Now()
+			if got := w.heads(10, "known"); len(got) != 10 {
+				w.Fatalf("%d of 10 refs", len(got))
+			}
+			best = min(best, time.Since(start))
+		}
+		return best
+	}
+	w.insert(w.many(10, kind("known"))...)
+	alone := measure()
+	const backlog = 10
+	for range backlog {
+		w.insert(w.many(1000, kind("unknown"), prio(0))...)
+		w.insert(w.many(1000, kind("known"))...)
+		w.done(w.claim(s, 1000, "known")...)
+	}
+	w.insert(w.many(1000, kind("known"))...)
+	if behind := measure(); behind > 4*alone+5*time.Millisecond {
+		w.Errorf("the heads took %s alone and %s in a backlog", alone, behind)
 	}
 }

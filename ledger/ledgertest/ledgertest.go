@@ -38,6 +38,9 @@ func Run(t *testing.T, open func(t testing.TB) ledger.Ledger, f Features) {
 	}{
 		{"Insert", insertTests},
 		{"Claim", claimTests},
+		{"ClaimByName", namedTests},
+		{"Heads", headsTests},
+		{"Relay", relayTests},
 		{"Succeed", succeedTests},
 		{"Apply", applyTests},
 		{"Pick", pickTests},

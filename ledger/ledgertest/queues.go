@@ -11,6 +11,7 @@ import (
 
 var queueTests = []test{
 	{"PausedGivesNothing", nil, queuePaused},
+	{"Routes", nil, queueRoutes},
 	{"CountsFollowEveryMove", nil, queueCounts},
 	{"OldestReady", nil, queueOldest},
 	{"Clock", nil, queueClock},

@@ -143,15 +143,9 @@ func (t *tx) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) (ans
 // settings are read, so that a claim that SetPaused did not wait for sees what it set.
 func (t *tx) claimSeed(ctx context.Context, reqs []ledger.Claim) (claimSeed, error) {
 	s := claimSeed{queueState: newQueueState(), live: map[job.ID]bool{}, suspects: map[string]bool{}}
-	sessions := make([]job.ID, len(reqs))
-	asked := make([]ledger.Head, len(reqs))
-	var queues []string
+	sessions, queues := make([]job.ID, len(reqs)), make([]string, len(reqs))
 	for i := range reqs {
-		r := &reqs[i]
-		sessions[i], asked[i] = r.Session, ledger.Head{Queue: r.Queue, Kinds: r.Kinds}
-		if len(r.Refs) == 0 {
-			queues = append(queues, r.Queue)
-		}
+		sessions[i], queues[i] = reqs[i].Session, reqs[i].Queue
 	}
 	steps := []step{
 		{sql: "SELECT pg_advisory_xact_lock_shared($1, $2)", args: []any{lockClass, lockPausing}},
@@ -165,11 +159,12 @@ func (t *tx) claimSeed(ctx context.Context, reqs []ledger.Claim) (claimSeed, err
 				return r.err
 			},
 		},
+		s.pausedStep(queues),
 	}
-	steps = append(steps, s.steps(asked)...)
-	if len(queues) > 0 {
+	if searched := headsOf(reqs); len(searched) > 0 {
 		steps = append(steps, textSet(`SELECT q FROM unnest($1::text[]) AS u (q)
 			WHERE EXISTS (SELECT FROM errand.job j WHERE j.queue = u.q AND j.state = 2 AND j.lane = -2)`, queues, s.suspects))
+		steps = append(steps, s.kindsSteps(searched)...)
 	}
 	return s, t.run(ctx, steps...)
 }

@@ -40,7 +40,11 @@ func (l *Ledger) Heads(ctx context.Context, now time.Time, reqs []ledger.Head) (
 // heads is one try.
 func (t *tx) heads(ctx context.Context, now time.Time, reqs []ledger.Head) ([]ledger.Headed, error) {
 	seed := newQueueState()
-	if err := t.run(ctx, seed.steps(reqs)...); err != nil {
+	queues := make([]string, len(reqs))
+	for i := range reqs {
+		queues[i] = reqs[i].Queue
+	}
+	if err := t.run(ctx, append(seed.kindsSteps(reqs), seed.pausedStep(queues))...); err != nil {
 		return nil, err
 	}
 	answers := make([]ledger.Headed, len(reqs))

@@ -120,34 +120,36 @@ func (s queueState) kindsOf(queue string, asked []string) []string {
 	return slices.Compact(slices.Sorted(slices.Values(asked)))
 }
 
-// steps read the state of the queues that are asked for.
-func (s queueState) steps(reqs []ledger.Head) []step {
-	var queues, every []string
+// pausedStep reads which of the queues are paused.
+func (s queueState) pausedStep(queues []string) step {
+	return textSet("SELECT name FROM errand.queue WHERE paused AND name = ANY ($1::text[])", queues, s.paused)
+}
+
+// kindsSteps read the kinds of the queues that are asked for without any.
+func (s queueState) kindsSteps(reqs []ledger.Head) []step {
+	var every []string
 	for i := range reqs {
-		if !slices.Contains(queues, reqs[i].Queue) {
-			queues = append(queues, reqs[i].Queue)
-		}
 		if len(reqs[i].Kinds) == 0 && !slices.Contains(every, reqs[i].Queue) {
 			every = append(every, reqs[i].Queue)
 		}
 	}
-	steps := []step{textSet("SELECT name FROM errand.queue WHERE paused AND name = ANY ($1::text[])", queues, s.paused)}
-	if len(every) > 0 {
-		steps = append(steps, step{
-			sql: `SELECT queue, kind FROM errand.counter WHERE queue = ANY ($1::text[]) AND state = 2
-				GROUP BY queue, kind HAVING sum(n) > 0`,
-			args: []any{every},
-			scan: func(r pgx.Rows) error {
-				var queue, kind string
-				err := r.Scan(&queue, &kind)
-				s.kinds[queue] = append(s.kinds[queue], kind)
-				return err
-			},
-		})
+	if len(every) == 0 {
+		return nil
 	}
-	return steps
+	return []step{{
+		sql: `SELECT queue, kind FROM errand.counter WHERE queue = ANY ($1::text[]) AND state = 2
+			GROUP BY queue, kind HAVING sum(n) > 0`,
+		args: []any{every},
+		scan: func(r pgx.Rows) error {
+			var queue, kind string
+			err := r.Scan(&queue, &kind)
+			s.kinds[queue] = append(s.kinds[queue], kind)
+			return err
+		},
+	}}
 }
 
+// textSet puts the texts that a statement returns into a set.
 func textSet(sql string, arg []string, set map[string]bool) step {
 	return step{sql: sql, args: []any{arg}, scan: func(r pgx.Rows) error {
 		var s string

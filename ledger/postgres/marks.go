@@ -20,7 +20,7 @@ import (
 // The mark may be wrong in three cases: an insert drew its number, and committed
 // after a later number was claimed; a claim skipped a row because another
 // claim held it, which then rolled back; a row was passed over as expired by
-// a clock. A rescan, part of a claim every rescanEvery, reads from the floor on without locks, and
+// a clock. A rescan, part of a claim or of Heads every rescanEvery, reads from the floor on without locks, and
 // pulls the mark back to the first row that looks ready. The floor is the point below which
 // no transaction can put a row any more:
 //
@@ -178,7 +178,7 @@ func (m *marks) take(s sample, now time.Time) int64 {
 }
 
 // rescanLanes brings the marks of the lanes up to date where that is due. One
-// claim of the process does it at a time; the others go on with what is known.
+// call of the process does it at a time; the others go on with what is known.
 func (l *Ledger) rescanLanes(ctx context.Context, now time.Time, keys []laneKey) error {
 	clock := time.Now() // monotonic: paces the rescans, decides nothing
 	if due, _, _ := l.marks.due(keys, clock); len(due) == 0 || !l.marks.rescan.TryLock() {

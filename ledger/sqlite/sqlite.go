@@ -4,7 +4,7 @@
 // into one transaction: what gathers during a commit is the next one. Because
 // there is one writer, it keeps in memory what the other engine must read or
 // lock: the counters, the next sequence number, the archive's slices. Reads use
-// a pool of their own and see the last commit.
+// a pool of their own, those of the relay a connection beside it, and see the last commit.
 //
 // SQLite removes the index entry of a leased job at once, so the head of a lane
 // is always its first entry: claims need no low-water mark, and there are no
