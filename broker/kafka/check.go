@@ -30,16 +30,19 @@ func (r *report) add(name string, ok bool, format string, args ...any) {
 
 // Check implements broker.Broker. What needs a permission is tried without effect.
 func (b *Broker) Check(ctx context.Context) ([]broker.Finding, error) {
-	groups, err := b.kind(ctx)
-	if err != nil {
-		return nil, err
+	b.mu.Lock()
+	closed := b.closed
+	b.mu.Unlock()
+	if closed {
+		return nil, broker.ErrClosed
 	}
-	var r report
-	size, err := b.checkCluster(ctx, groups, &r)
+	versions, err := b.versions(ctx)
 	if err != nil {
 		return nil, wrap(ctx, "look at the cluster", err)
 	}
-	r.allowed("make topics", b.tryTopic(ctx, groups, size))
+	var r report
+	groups := b.checkVersions(versions, &r)
+	r.allowed("make topics", b.tryTopic(ctx, groups, len(versions)))
 	r.allowed("consume by groups", b.tryGroup(ctx, groups))
 	if err := b.checkTopics(ctx, groups, &r); err != nil {
 		return nil, wrap(ctx, "look at the topics", err)
@@ -47,33 +50,27 @@ func (b *Broker) Check(ctx context.Context) ([]broker.Finding, error) {
 	return r, nil
 }
 
-// checkCluster looks at versions and brokers, and returns the number of those.
-func (b *Broker) checkCluster(ctx context.Context, groups Groups, r *report) (int, error) {
-	versions, err := b.adm.ApiVersions(ctx)
-	if err != nil {
-		return 0, err
-	}
+// checkVersions looks at what the brokers speak, and returns the kind of group that is used.
+func (b *Broker) checkVersions(versions []kadm.BrokerApiVersions, r *report) Groups {
 	able := true
 	var seen []string
-	for _, v := range versions.Sorted() {
-		if v.Err != nil {
-			return 0, fmt.Errorf("broker %d: %w", v.NodeID, v.Err)
-		}
+	for _, v := range versions {
 		able = able && hasShareGroups(v)
 		seen = append(seen, v.VersionGuess())
 	}
-	r.add("version", true, "%d brokers that speak the protocol of Kafka %s", len(seen), strings.Join(slices.Compact(seen), ", "))
+	groups := b.choose(able)
+	r.add("version", true, "brokers: %d, which speak the protocol of Kafka %s", len(seen), strings.Join(slices.Compact(seen), ", "))
 	switch {
 	case groups == Share && able:
 		r.add("groups", true, "share groups are used: each message goes to whoever asks next")
 	case groups == Share:
-		r.add("groups", false, "the address asks for share groups, which this cluster has not (Kafka 4.2, share.version 1): upgrade it, or say group=classic")
+		r.add("groups", false, noShareGroups)
 	case able:
 		r.add("groups", true, "consumer groups are used, as the address says, though the cluster has share groups, which hold no message up behind a busy server")
 	default:
 		r.add("groups", true, "consumer groups are used: share groups need Kafka 4.2 and share.version 1 on every broker")
 	}
-	return len(seen), nil
+	return groups
 }
 
 func (r *report) allowed(what string, err error) {
