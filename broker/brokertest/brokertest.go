@@ -40,6 +40,10 @@ type Features struct {
 	// which they were published.
 	Ordered bool
 
+	// Lasting says that what a subscription holds outlives its connections: it may still be
+	// acknowledged after a cut, and does not come again before Close.
+	Lasting bool
+
 	// Durable says that confirmed messages outlive a crash of the carrier.
 	Durable bool
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,16 +30,19 @@ func (r *report) add(name string, ok bool, format string, args ...any) {
 
 // Check implements broker.Broker. What needs a permission is tried without effect.
 func (b *Broker) Check(ctx context.Context) ([]broker.Finding, error) {
-	groups, err := b.kind(ctx)
-	if err != nil {
-		return nil, err
+	b.mu.Lock()
+	closed := b.closed
+	b.mu.Unlock()
+	if closed {
+		return nil, broker.ErrClosed
 	}
-	var r report
-	size, err := b.checkCluster(ctx, groups, &r)
+	versions, err := b.versions(ctx)
 	if err != nil {
 		return nil, wrap(ctx, "look at the cluster", err)
 	}
-	r.allowed("make topics", b.tryTopic(ctx, groups, size))
+	var r report
+	groups := b.checkVersions(versions, &r)
+	r.allowed("make topics", b.tryTopic(ctx, groups, len(versions)))
 	r.allowed("consume by groups", b.tryGroup(ctx, groups))
 	if err := b.checkTopics(ctx, groups, &r); err != nil {
 		return nil, wrap(ctx, "look at the topics", err)
@@ -46,33 +50,27 @@ func (b *Broker) Check(ctx context.Context) ([]broker.Finding, error) {
 	return r, nil
 }
 
-// checkCluster looks at versions and brokers, and returns the number of those.
-func (b *Broker) checkCluster(ctx context.Context, groups Groups, r *report) (int, error) {
-	versions, err := b.adm.ApiVersions(ctx)
-	if err != nil {
-		return 0, err
-	}
+// checkVersions looks at what the brokers speak, and returns the kind of group that is used.
+func (b *Broker) checkVersions(versions []kadm.BrokerApiVersions, r *report) Groups {
 	able := true
 	var seen []string
-	for _, v := range versions.Sorted() {
-		if v.Err != nil {
-			return 0, fmt.Errorf("broker %d: %w", v.NodeID, v.Err)
-		}
+	for _, v := range versions {
 		able = able && hasShareGroups(v)
 		seen = append(seen, v.VersionGuess())
 	}
-	r.add("version", true, "%d brokers that speak the protocol of Kafka %s", len(seen), strings.Join(slices.Compact(seen), ", "))
+	groups := b.choose(able)
+	r.add("version", true, "brokers: %d, which speak the protocol of Kafka %s", len(seen), strings.Join(slices.Compact(seen), ", "))
 	switch {
 	case groups == Share && able:
 		r.add("groups", true, "share groups are used: each message goes to whoever asks next")
 	case groups == Share:
-		r.add("groups", false, "the address asks for share groups, which this cluster has not (Kafka 4.2, share.version 1): upgrade it, or say group=classic")
+		r.add("groups", false, noShareGroups)
 	case able:
 		r.add("groups", true, "consumer groups are used, as the address says, though the cluster has share groups, which hold no message up behind a busy server")
 	default:
 		r.add("groups", true, "consumer groups are used: share groups need Kafka 4.2 and share.version 1 on every broker")
 	}
-	return len(seen), nil
+	return groups
 }
 
 func (r *report) allowed(what string, err error) {
@@ -122,17 +120,21 @@ func (b *Broker) checkTopics(ctx context.Context, groups Groups, r *report) erro
 	if err != nil {
 		return err
 	}
-	before := len(*r)
+	suffer := map[string][]string{}
 	for _, s := range settings {
 		if s.Err != nil {
-			r.add("topic "+s.Name, false, "%v", wrap(ctx, "read its settings", s.Err))
+			flaw := wrap(ctx, "read its settings", s.Err).Error()
+			suffer[flaw] = append(suffer[flaw], s.Name)
 			continue
 		}
 		for _, flaw := range b.flaws(groups, all[s.Name], s) {
-			r.add("topic "+s.Name, false, "%s", flaw)
+			suffer[flaw] = append(suffer[flaw], s.Name)
 		}
 	}
-	if len(*r) == before {
+	for _, flaw := range slices.Sorted(maps.Keys(suffer)) {
+		r.add("topics", false, "%d of %d, %s among them: %s", len(suffer[flaw]), len(ours), suffer[flaw][0], flaw)
+	}
+	if len(suffer) == 0 {
 		r.add("topics", true, "%d are there, all set as they should be", len(ours))
 	}
 	return nil

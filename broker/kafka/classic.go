@@ -33,7 +33,11 @@ type classic struct {
 	health health
 }
 
-func (b *Broker) subscribeClassic(topic string) (*classic, error) {
+// subscribeClassic joins at once, so that the group makes room while the caller goes on.
+func (b *Broker) subscribeClassic(ctx context.Context, topic string) (*classic, error) {
+	if err := b.cl.Ping(ctx); err != nil {
+		return nil, wrap(ctx, "join the group of "+topic, err)
+	}
 	c := &classic{b: b, topic: topic, turn: make(chan struct{}, 1), parts: map[int32]*progress{}}
 	c.closing, c.close = context.WithCancel(context.Background())
 	return c, c.join()

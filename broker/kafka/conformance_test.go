@@ -36,9 +36,7 @@ func features(address string, groups Groups, more ...kgo.Opt) brokertest.Feature
 		// A consumer that vanished is out of its group after so long.
 		Redelivery: 2 * groupTimeout,
 	}
-	if groups == Share {
-		f.Fair, f.Ordered = true, true
-	}
+	f.Fair, f.Ordered, f.Lasting = groups == Share, groups == Share, groups == Classic
 	return f
 }
 

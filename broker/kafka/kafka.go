@@ -9,6 +9,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -64,7 +66,10 @@ func openWith(url string, opts Options, more ...kgo.Opt) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{at: at, tls: conf, opts: opts, more: more, groups: at.groups, topics: map[string]bool{}, subs: map[subscription]bool{}}
+	b := &Broker{at: at, tls: conf, opts: opts, more: more, topics: map[string]bool{}, subs: map[subscription]bool{}}
+	if at.groups == Classic {
+		b.groups = Classic // which every cluster has
+	}
 	b.cl, err = b.client(
 		kgo.RequiredAcks(kgo.AllISRAcks()), // the producer is idempotent unless told otherwise
 		// A batch goes to all partitions, so that no consumer gets it all.
@@ -74,7 +79,6 @@ func openWith(url string, opts Options, more ...kgo.Opt) (*Broker, error) {
 		kgo.ProduceRequestTimeout(answerTimeout),
 		// A caller whose time is over does not wait on; a message that comes twice does no harm.
 		kgo.AllowIdempotentProduceCancellation(),
-		kgo.UnknownTopicRetries(1),
 	)
 	if err != nil {
 		return nil, err
@@ -156,7 +160,7 @@ func (b *Broker) Subscribe(ctx context.Context, topic string) (broker.Subscripti
 	if groups == Share {
 		return b.keep(b.subscribeShare(ctx, topic))
 	}
-	return b.keep(b.subscribeClassic(topic))
+	return b.keep(b.subscribeClassic(ctx, topic))
 }
 
 // keep remembers a new subscription, to close it with the Broker.
@@ -182,8 +186,8 @@ func (b *Broker) drop(s subscription) error {
 	return s.shut()
 }
 
-// kind returns the kind of group that this cluster is used with. Auto is decided
-// once, by what the cluster says.
+// kind returns the kind of group that this cluster is used with. It is decided once, by
+// the address and what the cluster says.
 func (b *Broker) kind(ctx context.Context) (Groups, error) {
 	b.mu.Lock()
 	groups, closed := b.groups, b.closed
@@ -194,23 +198,47 @@ func (b *Broker) kind(ctx context.Context) (Groups, error) {
 	if groups != Auto {
 		return groups, nil
 	}
-	versions, err := b.adm.ApiVersions(ctx)
+	versions, err := b.versions(ctx)
 	if err != nil {
 		return Auto, wrap(ctx, "ask for the cluster's version", err)
 	}
-	groups = Share
-	for _, v := range versions {
-		switch {
-		case v.Err != nil:
-			return Auto, wrap(ctx, "ask for the cluster's version", v.Err)
-		case !hasShareGroups(v):
-			groups = Classic
-		}
+	able := !slices.ContainsFunc(versions, func(v kadm.BrokerApiVersions) bool { return !hasShareGroups(v) })
+	if b.at.groups == Share && !able {
+		return Auto, job.Errorf(job.FailedPrecondition, job.ReasonBrokerDown, "kafka: %s", noShareGroups)
 	}
+	groups = b.choose(able)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.groups = groups
 	return groups, nil
+}
+
+const noShareGroups = "the address asks for share groups, which this cluster has not " +
+	"(they need Kafka 4.2 and share.version 1 on every broker): upgrade it, or say group=classic"
+
+// choose returns the kind of group that the address wants of a cluster.
+func (b *Broker) choose(able bool) Groups {
+	switch {
+	case b.at.groups != Auto:
+		return b.at.groups
+	case able:
+		return Share
+	}
+	return Classic
+}
+
+// versions asks each broker what it speaks.
+func (b *Broker) versions(ctx context.Context) ([]kadm.BrokerApiVersions, error) {
+	all, err := b.adm.ApiVersions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range all {
+		if v.Err != nil {
+			return nil, fmt.Errorf("broker %d: %w", v.NodeID, v.Err)
+		}
+	}
+	return all.Sorted(), nil
 }
 
 // hasShareGroups reports whether a node serves share groups that can be asked for an exact

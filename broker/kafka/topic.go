@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -38,25 +39,43 @@ func (b *Broker) ensure(ctx context.Context, topic string) error {
 }
 
 // create makes the topic unless it is there. It asks first, so that a user who may not make
-// topics can use those that an operator has made.
+// topics can use those that an operator has made. A new topic is not known to every
+// broker at once: create waits until it can be used.
 func (b *Broker) create(ctx context.Context, topic string) error {
-	meta, err := b.adm.Metadata(ctx, topic)
-	if err != nil {
-		return err
-	}
-	if err := meta.Topics[topic].Err; err == nil || !gone(err) {
+	ctx, cancel := context.WithTimeout(ctx, retryTimeout)
+	defer cancel()
+	brokers, err := b.look(ctx, topic)
+	if !gone(err) {
 		return err
 	}
 	groups, err := b.kind(ctx)
 	if err != nil {
 		return err
 	}
-	partitions, replicas := b.sizes(groups, len(meta.Brokers))
+	partitions, replicas := b.sizes(groups, brokers)
 	_, err = b.adm.CreateTopic(ctx, int32(partitions), int16(replicas), b.topicSettings(replicas), topic)
-	if errors.Is(err, kerr.TopicAlreadyExists) {
-		return nil // another server was quicker
+	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) { // another server may be quicker
+		return err
 	}
-	return err
+	for tries := 1; ; tries++ {
+		if _, err = b.look(ctx, topic); !gone(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pauseAfter(tries)):
+		}
+	}
+}
+
+// look returns the number of brokers, and an error unless the topic can be used.
+func (b *Broker) look(ctx context.Context, topic string) (brokers int, err error) {
+	meta, err := b.adm.Metadata(ctx, topic)
+	if err != nil {
+		return 0, err
+	}
+	return len(meta.Brokers), meta.Topics[topic].Err
 }
 
 // forget has ensure look again, and the client find the topic anew.
