@@ -20,8 +20,12 @@ type carrier struct {
 var carriers = []carrier{
 	{"direct", "direct", func(testing.TB) []string { return nil }},
 	{"rabbitmq", "rabbitmq", func(t testing.TB) []string { return []string{"--broker", testenv.RabbitMQAddress(t)} }},
-	{"kafka-share", "kafka", func(t testing.TB) []string { return []string{"--broker", "kafka://" + testenv.KafkaAddress(t) + "?group=share"} }},
-	{"kafka-classic", "kafka", func(t testing.TB) []string { return []string{"--broker", "kafka://" + testenv.KafkaAddress(t) + "?group=classic"} }},
+	{"kafka-share", "kafka", func(t testing.TB) []string {
+		return []string{"--broker", "kafka://" + testenv.KafkaAddress(t) + "?group=share"}
+	}},
+	{"kafka-classic", "kafka", func(t testing.TB) []string {
+		return []string{"--broker", "kafka://" + testenv.KafkaAddress(t) + "?group=classic"}
+	}},
 }
 
 // onEveryPath runs f on each ledger with each carrier: the same assertions on all
