@@ -168,7 +168,8 @@ func TestUrgentJobOvertakesTenThousand(t *testing.T) {
 // A job runs for longer than the broker gives a consumer to acknowledge: one
 // execution, for the message was acknowledged at the lease.
 func TestJobLongerThanTheBrokersTimeout(t *testing.T) {
-	node := testenv.StartRabbitMQ(t, testenv.RabbitMQOptions{Config: []string{"consumer_timeout = 3000", "channel_tick_interval = 1000"}})
+	node := testenv.StartRabbitMQ(t, testenv.RabbitMQOptions{Config: []string{"consumer_timeout = 3000"}})
+	node.Ctl("eval", "application:set_env(rabbit, channel_tick_interval, 1000).") // how often it looks: each minute by itself
 	c := cluster.Postgres(t, testenv.Options{})
 	c.Steady()
 	c.AddServer("--broker", node.URL())
