@@ -1,13 +1,16 @@
 # Everything that a contributor runs. `make test` needs nothing but Go, and
 # root on Debian (or PostgreSQL installed, or ERRAND_TEST_POSTGRES set).
 
-.PHONY: help build test soak check demo bench generate fuzz lint
+.PHONY: help build dashboards test soak check demo bench generate fuzz lint
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 build: ## bin/errand
 	go build -trimpath -o bin/errand ./cmd/errand
+
+dashboards: ## deploy/grafana/*.json from deploy/grafana/generate
+	cd deploy/grafana/generate && go run . ..
 
 test: ## everything with -race, and one seed of each fault scenario
 	scripts/test

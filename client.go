@@ -52,7 +52,7 @@ func (c *Client) leave(at uint32) {
 type EnqueueResult struct {
 	ID        ID    // of the job that now stands for it: its own, or the holder's
 	State     State // of that job, where the server knows it
-	Duplicate bool  // nothing new was stored: the id, idempotency or unique key was known
+	Duplicate bool  // the call stored nothing new: the id, idempotency or unique key was known before it
 	Err       error // an *Error: why this one was refused
 }
 
@@ -111,6 +111,9 @@ func (c *Client) EnqueueBatch(ctx context.Context, ps []EnqueueParams) ([]Enqueu
 	out := make([]EnqueueResult, len(ps))
 	for i, r := range resp.GetResults() {
 		out[i] = EnqueueResult{ID: wireID(r.GetId()), State: wireState(r.GetState()), Duplicate: r.GetDuplicate(), Err: fromProblem(r.GetProblem())}
+		if fresh[i] && out[i].ID == ids[i] {
+			out[i].Duplicate = false // only an earlier try of this call can have stored it
+		}
 	}
 	return out, nil
 }

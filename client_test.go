@@ -31,10 +31,15 @@ func TestEnqueueRepeatsWithItsID(t *testing.T) {
 			}
 			return nil
 		})
-		id, err := NewTask[welcome]("k").Enqueue(t.Context(), f.client(), welcome{42})
+		p, err := NewTask[welcome]("k").Params(welcome{42})
 		if err != nil {
 			t.Fatal(err)
 		}
+		stored, err := f.client().Enqueue(t.Context(), p)
+		if err != nil || stored.Duplicate {
+			t.Fatalf("%+v, %v: the call itself has stored the job", stored, err)
+		}
+		id := stored.ID
 		if len(f.jobs) != 1 || len(f.enqueues) != 3 {
 			t.Fatalf("%d jobs of %d calls, want 1 of 3", len(f.jobs), len(f.enqueues))
 		}

@@ -221,9 +221,17 @@ func (s *session) newLease(j *errandv1.Job) *lease {
 	return l
 }
 
+// kindCanary is the kind of the jobs by which a server tests its queues. There
+// is nothing to do, and no handler hears of them.
+const kindCanary = "errand.canary"
+
 // start runs the handler in a goroutine of its own. A job that came after the
 // worker stopped taking any is given back without being started.
 func (s *session) start(l *lease) {
+	if l.job.Kind == kindCanary && s.active.Err() == nil {
+		s.settle(l, &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_SUCCEED})
+		return
+	}
 	h := s.r.handler(l.job.Kind)
 	if s.active.Err() != nil || h == nil {
 		if h == nil {
@@ -246,6 +254,8 @@ func (s *session) perform(l *lease, h Handler) {
 	done := make(chan struct{})
 	unwatch := context.AfterFunc(ctx, func() { s.watchOverrun(ctx, l, done) })
 	st := &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_FAIL, Error: "the handler ended its goroutine"}
+	began := time.Now()
+	s.r.observer.JobStarted(l.job)
 	defer func() {
 		if v := recover(); v != nil {
 			st = panicked(v, debug.Stack())
@@ -254,6 +264,7 @@ func (s *session) perform(l *lease, h Handler) {
 		close(done)
 		unwatch()
 		cancel()
+		s.r.observer.JobEnded(l.job, outcomeOf(st.GetOutcome()), time.Since(began))
 		s.settle(l, st)
 	}()
 	err := h(ctx, l.job)

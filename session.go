@@ -66,6 +66,8 @@ func (r *run) open(ctx context.Context, first bool) (*session, error) {
 			return s, nil
 		}
 		if ctx.Err() != nil {
+			// The call that was cut off may have opened it: nobody would renew it.
+			s.closeSession(false)
 			return nil, context.Cause(ctx)
 		}
 		if first && !transient(ctx, err) {

@@ -18,7 +18,9 @@ const (
 // settle frees the hand and leaves the settlement to the session's settler.
 func (s *session) settle(l *lease, st *errandv1.Settlement) {
 	st.Id, st.Token = l.job.ID.String(), l.job.Token
-	s.r.w.count(st.GetOutcome())
+	if l.job.Kind != kindCanary {
+		s.r.w.count(st.GetOutcome())
+	}
 	s.mu.Lock()
 	over := s.over
 	l.settlement = st

@@ -22,6 +22,9 @@ type Worker struct {
 	Logger      *slog.Logger  // slog.Default() if nil
 	Middleware  []Middleware  // around every handler, the first one outermost
 
+	// Observer, if set, hears of every attempt.
+	Observer WorkerObserver
+
 	mu       sync.Mutex
 	handlers map[string]Handler
 	any      Handler
@@ -97,6 +100,7 @@ type run struct {
 	any      Handler
 	name     string
 	grace    time.Duration
+	observer WorkerObserver
 	hands    *hands
 	base     context.Context // of handlers: ctx's values, but not its end
 
@@ -127,6 +131,9 @@ func (w *Worker) prepare(ctx context.Context) (*run, error) {
 	}
 	if r.log == nil {
 		r.log = slog.Default()
+	}
+	if r.observer = w.Observer; r.observer == nil {
+		r.observer = silence{}
 	}
 	if len(r.queues) == 0 {
 		r.queues = []string{"default"}

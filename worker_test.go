@@ -306,6 +306,31 @@ func TestDrainWaitsForRunningJobs(t *testing.T) {
 	})
 }
 
+// TestStopWhileASessionOpens: a session whose opening was cut off by the stop
+// is closed all the same, so that it does not look like a worker that died.
+func TestStopWhileASessionOpens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.script(func(call string, _ int, done bool) error {
+			if call == "OpenSession" && done {
+				time.Sleep(2 * time.Second)
+				return errLost
+			}
+			return nil
+		})
+		w := f.worker()
+		HandleKind(w, "k", func(context.Context, *RawJob) error { return nil })
+		stop := start(t, w)
+		time.Sleep(time.Second)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if len(f.sessions) != 0 {
+			t.Errorf("sessions %v were left open", f.sessions)
+		}
+	})
+}
+
 // TestDrainLongerThanTheTimeToLive: renewals go on while the worker drains.
 func TestDrainLongerThanTheTimeToLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -12,10 +12,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/errandhq/errand"
+	"github.com/errandhq/errand/broker"
+	"github.com/errandhq/errand/broker/kafka"
+	"github.com/errandhq/errand/broker/rabbitmq"
 	"github.com/errandhq/errand/internal/api"
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/internal/engine"
@@ -30,6 +35,14 @@ import (
 type Config struct {
 	Ledger string // sqlite:PATH or postgres://…
 	Path   string // short for Ledger "sqlite:" + Path
+
+	// Brokers carry refs of ready jobs between the processes of one PostgreSQL:
+	// amqp://…, kafka://HOST,HOST…, at most one of each kind. None of them need be
+	// reachable at Open; jobs go on without them.
+	Brokers []string
+	// DefaultRoute is the route of queues without one of their own: "direct",
+	// "rabbitmq" or "kafka". Empty: the broker, if exactly one is named, else direct.
+	DefaultRoute string
 
 	SessionTTL      time.Duration    // 30 s: a worker not heard of for so long is dead
 	PollInterval    time.Duration    // 500 ms: how late new work of other processes is noticed, at worst
@@ -65,11 +78,18 @@ func Open(ctx context.Context, c Config) (*errand.Client, error) {
 	if err != nil {
 		return nil, openError(addr, err)
 	}
-	e := engine.New(l, settings.Engine(log))
+	brokers, err := openBrokers(ctx, settings, log)
+	if err != nil {
+		return nil, errors.Join(openError(addr, err), l.Close())
+	}
+	conf := settings.Engine(log)
+	conf.Brokers = brokers
+	e := engine.New(l, conf)
 	svc := api.New(e, api.Config{
-		Version: errand.Version, Ledger: addr.Engine, MaxPayload: int(settings.MaxPayload), Logger: log,
+		Version: errand.Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(brokers)),
+		MaxPayload: int(settings.MaxPayload), Logger: log,
 	})
-	in := start(e, l, svc)
+	in := start(e, svc, func() error { return errors.Join(closeBrokers(brokers), l.Close()) })
 	return errand.NewClient(in, in.close), nil
 }
 
@@ -101,7 +121,7 @@ func (c Config) settings() (config.Server, config.Ledger, error) {
 	if c.CrashLimit != 0 {
 		s.CrashLimit = c.CrashLimit
 	}
-	s.MaxDepth = c.MaxDepth
+	s.MaxDepth, s.Broker, s.DefaultRoute = c.MaxDepth, c.Brokers, c.DefaultRoute
 	if err := s.Check(); err != nil {
 		return s, config.Ledger{}, err
 	}
@@ -116,6 +136,36 @@ func openLedger(ctx context.Context, addr config.Ledger, log *slog.Logger) (ledg
 	return sqlite.Open(ctx, addr.Path, sqlite.Options{Logger: log})
 }
 
+// openBrokers makes the carriers, by route.
+func openBrokers(ctx context.Context, s config.Server, log *slog.Logger) (map[string]broker.Broker, error) {
+	addresses, err := s.BrokerAddresses()
+	if err != nil {
+		return nil, err
+	}
+	brokers := map[string]broker.Broker{}
+	for _, a := range addresses {
+		var b broker.Broker
+		if a.Carrier == config.Kafka {
+			b, err = kafka.Open(ctx, a.URL, kafka.Options{TTL: engine.RefTTL, Logger: log})
+		} else {
+			b, err = rabbitmq.Open(ctx, a.URL, rabbitmq.Options{TTL: engine.RefTTL, Logger: log})
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("broker %s: %w", a, err), closeBrokers(brokers))
+		}
+		brokers[a.Carrier] = b
+	}
+	return brokers, nil
+}
+
+func closeBrokers(brokers map[string]broker.Broker) error {
+	var errs []error
+	for _, b := range brokers {
+		errs = append(errs, b.Close())
+	}
+	return errors.Join(errs...)
+}
+
 // openError speaks to the program's author, who may see what went wrong, but
 // not the address's password.
 func openError(addr config.Ledger, err error) error {
@@ -126,7 +176,7 @@ func openError(addr config.Ledger, err error) error {
 }
 
 // start runs the engine until the service's close.
-func start(e *engine.Engine, l ledger.Ledger, svc *api.Service) *service {
+func start(e *engine.Engine, svc *api.Service, closeParts func() error) *service {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- e.Run(ctx) }()
@@ -136,7 +186,7 @@ func start(e *engine.Engine, l ledger.Ledger, svc *api.Service) *service {
 		e.Drain()
 		s.calls.Wait()
 		stop()
-		return errors.Join(<-ended, l.Close())
+		return errors.Join(<-ended, closeParts())
 	})
 	return s
 }

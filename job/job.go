@@ -9,6 +9,14 @@ import (
 	"time"
 )
 
+// KindsOfErrand begins the names of kinds that are Errand's own: producers may
+// not use them.
+const KindsOfErrand = "errand."
+
+// KindCanary is the kind of the jobs by which a server tests its own queues.
+// They do nothing, and count as nobody's work.
+const KindCanary = KindsOfErrand + "canary"
+
 // State is where a job stands. The numbers are stored; they never change.
 type State uint8
 

@@ -264,7 +264,10 @@ type Pick struct {
 
 	Dead *DeadFilter // dead letters, newest first
 
-	Limit int // at most so many; required unless IDs is set
+	// Limit is required unless IDs is set: at most so many are picked. Where
+	// jobs are large it may be fewer, though more would fit the criterion, but
+	// never none.
+	Limit int
 }
 
 // DeadFilter chooses dead letters. Empty fields choose all.

@@ -42,7 +42,8 @@ func (a *app) dev(ctx context.Context, listen string, quiet bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	n, err := devNode(ctx, dir, listen, newLogger(a.stderr, config.Server{LogLevel: "warn"}))
+	log, _ := newLogger(a.stderr, config.Server{LogLevel: "warn"})
+	n, err := devNode(ctx, dir, listen, log)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	errand "github.com/errandhq/errand"
+	"github.com/errandhq/errand/internal/config"
 )
 
 // finding is what one check of the doctor found. Status is ok, warning or wrong.
@@ -26,17 +28,21 @@ type finding struct {
 // The bounds at which the doctor speaks up.
 const (
 	clockTolerance = 2 * time.Second // an HTTP date has whole seconds
-	scarceSpace    = 1 << 30         // bytes
+	brokerPatience = 10 * time.Second
+	scarceSpace    = 1 << 30 // bytes
 	noSpace        = 100 << 20
 )
 
 func newDoctor(a *app) *cobra.Command {
 	var dataDir, ledgerURL string
+	var brokers []string
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Check the server, the ledger and this machine, and say what to do", Args: noArgs,
 		Long: `Check whether the server can be reached and what it runs on, its version, its
 clock, what the token allows; with --data the data directory's permissions and
-free space; with --ledger the database and its schema.
+free space; with --ledger the database and its schema; with --broker each carrier:
+whether it can be reached, its version, permissions, and settings that endanger
+jobs or speed.
 
 With -o json: {"ok","checks":[{"check","status","found","advice"}]}, where status
 is ok, warning or wrong. The exit status is 1 if something is wrong.`,
@@ -49,6 +55,9 @@ is ok, warning or wrong. The exit status is 1 if something is wrong.`,
 			if ledgerURL != "" {
 				findings = append(findings, examineLedger(cmd.Context(), ledgerURL))
 			}
+			for _, address := range brokers {
+				findings = append(findings, examineBroker(cmd.Context(), address)...)
+			}
 			if cmd.Context().Err() != nil {
 				return context.Cause(cmd.Context())
 			}
@@ -57,6 +66,7 @@ is ok, warning or wrong. The exit status is 1 if something is wrong.`,
 	}
 	cmd.Flags().StringVar(&dataDir, "data", "", "the server's data directory, if it is on this machine")
 	cmd.Flags().StringVar(&ledgerURL, "ledger", "", "the server's ledger: sqlite:PATH or postgres://…")
+	cmd.Flags().StringArrayVar(&brokers, "broker", nil, "a carrier of the server's: amqp://… or kafka://HOST,HOST…")
 	return cmd
 }
 
@@ -175,6 +185,34 @@ func (a *app) clockFinding(ctx context.Context) finding {
 		f.Status, f.Advice = "warning", "Set both clocks by NTP. Leases do not depend on it; times that you give with --at do."
 	}
 	return f
+}
+
+// examineBroker looks at a carrier from this machine.
+func examineBroker(ctx context.Context, address string) []finding {
+	a, err := config.ParseBroker(address)
+	if err != nil {
+		return []finding{{Check: "broker", Status: "wrong", Found: err.Error(), Advice: "Correct --broker."}}
+	}
+	ctx, cancel := context.WithTimeout(ctx, brokerPatience)
+	defer cancel()
+	b, err := openBroker(ctx, a, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return []finding{{Check: a.Carrier, Status: "wrong", Found: err.Error(), Advice: "Correct --broker."}}
+	}
+	defer func() { _ = b.Close() }()
+	found, err := b.Check(ctx)
+	if err != nil {
+		return []finding{{Check: a.Carrier, Status: "wrong", Found: fmt.Sprintf("%s: %v", a, err),
+			Advice: "See that it runs and can be reached from here. Jobs go on without it: servers lease directly."}}
+	}
+	findings := make([]finding, len(found))
+	for i, f := range found {
+		findings[i] = finding{Check: a.Carrier + ": " + f.Name, Status: "ok", Found: f.Detail}
+		if !f.OK {
+			findings[i].Status, findings[i].Advice = "warning", f.Detail
+		}
+	}
+	return findings
 }
 
 // examineFiles looks at the files that the flags name.

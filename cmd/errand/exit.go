@@ -73,11 +73,14 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 		return code
 	}
 	a.warnf("%s", message(err))
+	var ledger *job.Error // the SDK's errors are of its own type
 	switch {
 	case e != nil && e.hint != "":
 		fmt.Fprintln(a.stderr, e.hint)
 	case code == exitUsage && cmd != nil:
 		fmt.Fprintf(a.stderr, "Run '%s --help' for usage.\n", cmd.CommandPath())
+	case code == exitUnreachable && errors.As(err, &ledger):
+		fmt.Fprintf(a.stderr, "Is the database running? It is named by --ledger or ERRAND_LEDGER.\n")
 	case code == exitUnreachable && a.server != "":
 		fmt.Fprintf(a.stderr, "Is the server running? Start one with 'errand serve', or name another with --server or ERRAND_SERVER.\n")
 	}
@@ -130,7 +133,7 @@ func codeStatus(c job.Code) int {
 
 // message is err for people, on lines that no control character can spoil.
 func message(err error) string {
-	text := err.Error()
+	text := strings.TrimPrefix(err.Error(), "errand: ") // the SDK says so, and so does warnf
 	var refusal *errand.Error
 	if errors.As(err, &refusal) {
 		if !refusal.Holder.IsZero() && !strings.Contains(text, refusal.Holder.String()) {

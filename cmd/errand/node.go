@@ -4,17 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net"
 	"os"
 	"slices"
 
+	errand "github.com/errandhq/errand"
 	"github.com/errandhq/errand/broker"
 	"github.com/errandhq/errand/internal/api"
+	"github.com/errandhq/errand/internal/canary"
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/internal/engine"
+	"github.com/errandhq/errand/internal/metrics"
 	"github.com/errandhq/errand/internal/server"
 	"github.com/errandhq/errand/ledger"
 )
@@ -26,6 +28,7 @@ type node struct {
 	engine  *engine.Engine
 	service *api.Service
 	server  *server.Server
+	canary  *canary.Canaries // nil: none
 }
 
 // newNode opens the ledger and listens. Nothing is served yet; run does that,
@@ -48,21 +51,45 @@ func newNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, 
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	settings := conf.Engine(log)
+	n := &node{ledger: l, brokers: brokers}
+	settings, m := conf.Engine(log), newMetrics(conf, addr, l)
 	settings.Brokers = brokers
-	n := &node{ledger: l, brokers: brokers, engine: engine.New(l, settings)}
+	if m == nil {
+		n.engine = engine.New(l, settings)
+	} else {
+		settings.Observers = append(settings.Observers, m)
+		n.engine = engine.New(m.Time(l), settings)
+		m.Attach(n.engine)
+	}
 	n.service = api.New(n.engine, api.Config{
 		Version: thisVersion().Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(brokers)),
 		MaxPayload: int(conf.MaxPayload), Logger: log,
 	})
-	n.server, err = server.New(n.service, n.engine, server.Config{
+	sc := server.Config{
 		Listen: conf.Listen, TokenFile: conf.AuthTokenFile, TLSCert: conf.TLSCert, TLSKey: conf.TLSKey,
 		TLSInFront: conf.TLSInFront, DrainDelay: conf.DrainDelay, Grace: conf.Grace, Logger: log,
-	})
-	if err != nil {
+	}
+	if m != nil {
+		sc.Metrics, sc.MetricsListen = m.Handler(), conf.MetricsListen
+		sc.Interceptors = append(sc.Interceptors, m.Calls())
+	}
+	if n.server, err = server.New(n.service, n.engine, sc); err != nil {
 		return nil, errors.Join(serverError(err), n.closeParts())
 	}
+	if len(conf.Canary) > 0 {
+		n.canary = canary.New(n.engine, errand.NewClient(n.service, nil), m, conf.Canary, log)
+	}
 	return n, nil
+}
+
+// newMetrics makes the metrics of a server on l, or nil if none are wanted.
+func newMetrics(conf config.Server, addr config.Ledger, l ledger.Ledger) *metrics.Metrics {
+	if !conf.Metrics {
+		return nil
+	}
+	m := metrics.New(metrics.Config{Version: thisVersion().Version, Ledger: addr.Engine, Names: conf.MetricsNames})
+	m.Examine(l)
+	return m
 }
 
 // serverError tells a configuration that is refused from a machine that cannot
@@ -82,9 +109,22 @@ func (n *node) run(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan error, 1)
 	go func() { ended <- n.engine.Run(running) }()
+	flown := make(chan error, 1)
+	flying, land := context.WithCancel(ctx)
+	go func() { flown <- n.fly(flying) }()
 	err := n.server.Run(ctx)
+	land()
+	err = errors.Join(err, <-flown)
 	stop()
 	return errors.Join(err, <-ended, n.closeParts())
+}
+
+// fly sends canaries until ctx ends, if there are any.
+func (n *node) fly(ctx context.Context) error {
+	if n.canary == nil {
+		return nil
+	}
+	return n.canary.Run(ctx)
 }
 
 // close frees a node that was never run.
@@ -92,12 +132,3 @@ func (n *node) close() error { return errors.Join(n.server.Close(), n.closeParts
 
 // closeParts closes what the engine stood on.
 func (n *node) closeParts() error { return errors.Join(closeBrokers(n.brokers), n.ledger.Close()) }
-
-// newLogger writes logs for people or for machines.
-func newLogger(w io.Writer, conf config.Server) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: conf.Level()}
-	if conf.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
-	}
-	return slog.New(slog.NewTextHandler(w, opts))
-}

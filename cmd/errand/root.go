@@ -58,7 +58,7 @@ func newRoot(a *app) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &exitError{code: exitUsage, err: err, hint: flagHint(cmd, err)}
 	})
-	root.SetHelpCommand(&cobra.Command{Use: "help", Hidden: true, RunE: func(_ *cobra.Command, args []string) error {
+	root.SetHelpCommand(&cobra.Command{Use: "help", Short: "Show the help of a verb", RunE: func(_ *cobra.Command, args []string) error {
 		return help(root, args)
 	}})
 	root.AddCommand(

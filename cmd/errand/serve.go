@@ -21,6 +21,7 @@ session_ttl = "30s"). A flag wins over the environment, and that over the file.
 An address that other machines can reach is refused without --auth-token-file
 and TLS. SIGTERM and Ctrl-C drain: the server turns not ready, ends the calls
 under way and stops; workers go on with another server, or wait for this one.
+SIGUSR1 turns debug logs on, and off again.
 
 With -o json one line {"url","ledger","pid"} is printed when it listens.`
 
@@ -38,10 +39,12 @@ func newServe(a *app) *cobra.Command {
 }
 
 func (a *app) serve(ctx context.Context, conf config.Server) error {
-	n, err := newNode(ctx, conf, newLogger(a.stderr, conf))
+	log, level := newLogger(a.stderr, conf)
+	n, err := newNode(ctx, conf, log)
 	if err != nil {
 		return err
 	}
+	defer switchLevel(log, level, conf.Level())()
 	addr, _ := conf.LedgerAddress() // newNode has opened it
 	answer := struct {
 		URL    string `json:"url"`

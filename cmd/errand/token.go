@@ -52,7 +52,7 @@ With -o json: {"name","role","token","line"}. The token is shown this once.`,
 			})
 		},
 	}
-	create.Flags().StringVar(&role, "role", "producer", "producer, worker, viewer, operator, or several with commas between")
+	create.Flags().StringVar(&role, "role", "producer", "producer, worker, viewer, operator, monitor, or several with commas between")
 	create.Flags().StringVar(&appendTo, "append", "", "add the line to this token file, made with mode 600 if it is not there")
 	return group("token", "Make tokens for callers", create)
 }

@@ -38,6 +38,8 @@ func list(ctx context.Context, dir, without string) (listing, error) {
 		case err != nil:
 			l.skipped++
 			return nil
+		case path == dir && !d.IsDir():
+			return fmt.Errorf("%s is not a directory", quoted(dir))
 		case d.IsDir() && (path == without || (d.Name() == ".git" && path != dir)):
 			return fs.SkipDir
 		case d.IsDir():

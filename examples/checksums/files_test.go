@@ -78,6 +78,9 @@ func TestListFindsEveryRegularFile(t *testing.T) {
 	if _, err := list(t.Context(), t.TempDir(), ""); err == nil {
 		t.Error("an empty directory has files")
 	}
+	if _, err := list(t.Context(), filepath.Join(dir, "plain.txt"), ""); err == nil {
+		t.Error("a file was taken for a directory")
+	}
 	if _, err := list(t.Context(), filepath.Join(dir, "nowhere"), ""); err == nil {
 		t.Error("a directory that is not there has files")
 	}

@@ -79,6 +79,9 @@ func decodeItem(field string, m *errandv1.EnqueueItem, now time.Time) (engine.It
 	if m.GetPriority() != 0 || m != nil && m.Priority != nil {
 		it.Job.Priority = int(m.GetPriority())
 	}
+	if strings.HasPrefix(m.GetKind(), job.KindsOfErrand) {
+		return engine.Item{}, badField(field+".kind", "%q: kinds that begin with %q are Errand's own", m.GetKind(), job.KindsOfErrand)
+	}
 	for _, decode := range []func(*engine.Item, string, *errandv1.EnqueueItem, time.Time) error{
 		decodeItemID, decodePayload, decodeTimes, decodeUnique,
 	} {

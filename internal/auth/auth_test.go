@@ -97,7 +97,7 @@ func TestBadFiles(t *testing.T) {
 	for _, c := range []struct{ want, line string }{
 		{"line 2: has 2 fields", "app producer"},
 		{"line 2: has 4 fields", good + " more"},
-		{`line 2: role "king" is not one of producer, worker, viewer, operator`, "app king " + strings.Repeat("0", 64)},
+		{`line 2: role "king" is not one of producer, worker, viewer, operator, monitor`, "app king " + strings.Repeat("0", 64)},
 		{`line 2: role "" is not one of`, "app producer, " + strings.Repeat("0", 64)},
 		{"line 2: the hash of app has 10 characters", "app viewer 0123456789"},
 		{"line 2: the hash of app is not hexadecimal", "app viewer " + strings.Repeat("g", 64)},
@@ -219,6 +219,26 @@ func TestUnknownCallsAreTheOperators(t *testing.T) {
 		}
 		if !r.Allows("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo") {
 			t.Errorf("%s may not read the contract", r)
+		}
+	}
+}
+
+// A token that lies in a monitoring system's configuration opens the metrics,
+// and no call.
+func TestTheMonitorSeesMetricsOnly(t *testing.T) {
+	for _, r := range []Role{Monitor, Viewer, Operator} {
+		if !r.Allows(Metrics) {
+			t.Errorf("%s may not scrape", r)
+		}
+	}
+	for _, r := range []Role{0, Producer, Worker, Producer | Worker} {
+		if r.Allows(Metrics) {
+			t.Errorf("%s may scrape", r)
+		}
+	}
+	for p, who := range grants {
+		if who != all && Monitor.Allows(p) {
+			t.Errorf("the monitor may call %s", p)
 		}
 	}
 }

@@ -16,15 +16,16 @@ const (
 	Worker                    // carries jobs out
 	Viewer                    // sees everything, changes nothing
 	Operator                  // may do everything
+	Monitor                   // scrapes the metrics, and sees nothing else
 )
 
 // all is every role: who has one of them is authenticated, no more.
-const all = Producer | Worker | Viewer | Operator
+const all = Producer | Worker | Viewer | Operator | Monitor
 
 var roleNames = []struct {
 	role Role
 	name string
-}{{Producer, "producer"}, {Worker, "worker"}, {Viewer, "viewer"}, {Operator, "operator"}}
+}{{Producer, "producer"}, {Worker, "worker"}, {Viewer, "viewer"}, {Operator, "operator"}, {Monitor, "monitor"}}
 
 // ParseRole reads role names joined by commas, as in "producer,worker".
 func ParseRole(s string) (Role, error) {
@@ -33,7 +34,7 @@ func ParseRole(s string) (Role, error) {
 		one := roleByName(name)
 		if one == 0 {
 			return 0, job.Errorf(job.InvalidArgument, job.ReasonBadField,
-				"role %q is not one of producer, worker, viewer, operator", name)
+				"role %q is not one of producer, worker, viewer, operator, monitor", name)
 		}
 		r |= one
 	}
@@ -93,6 +94,11 @@ var grants = map[string]Role{
 	errandv1connect.QueueServiceGetServerInfoProcedure: all,
 }
 
+// Metrics is the path of the metrics. A monitoring system's token lies in a
+// configuration that many may read, so it has a role of its own: viewers see
+// payloads.
+const Metrics = "/metrics"
+
 // reflection lets a tool such as grpcurl learn the contract, which is public.
 const reflection = "/grpc.reflection."
 
@@ -101,6 +107,9 @@ const reflection = "/grpc.reflection."
 func (r Role) Allows(procedure string) bool {
 	if strings.HasPrefix(procedure, reflection) {
 		return r&all != 0
+	}
+	if procedure == Metrics {
+		return r&(Monitor|Viewer|Operator) != 0
 	}
 	return r&(grants[procedure]|Operator) != 0
 }

@@ -21,6 +21,9 @@ func (c Server) Check() error {
 		ledgerErr,
 		c.checkDepths(),
 		c.checkRoutes(),
+		c.checkCanaries(),
+		c.checkMetrics(),
+		between("metrics-names", c.MetricsNames, 1, 10_000),
 		oneOf("migrate", c.Migrate, "auto", "check"),
 		oneOf("log-level", c.LogLevel, "debug", "info", "warn", "error"),
 		oneOf("log-format", c.LogFormat, "text", "json"),
@@ -57,6 +60,34 @@ func (c Server) checkDepths() error {
 		if c.MaxDepth[q] < 1 {
 			return fmt.Errorf("max-depth: %d for %s is not positive", c.MaxDepth[q], q)
 		}
+	}
+	return nil
+}
+
+func (c Server) checkCanaries() error {
+	if len(c.Canary) > 0 && !c.Metrics {
+		return fmt.Errorf("canary: is set, and metrics is false: nobody would see it")
+	}
+	for _, q := range sortedKeys(c.Canary) {
+		if err := job.CheckName("queue", q); err != nil {
+			return fmt.Errorf("canary: %w", err)
+		}
+		if d := c.Canary[q]; d < time.Second || d > time.Hour {
+			return fmt.Errorf("canary: %s for %s is not between 1s and 1h", d, q)
+		}
+	}
+	return nil
+}
+
+func (c Server) checkMetrics() error {
+	if c.MetricsListen == "" {
+		return nil
+	}
+	if !c.Metrics {
+		return fmt.Errorf("metrics-listen: is set, and metrics is false")
+	}
+	if _, _, err := net.SplitHostPort(c.MetricsListen); err != nil {
+		return fmt.Errorf("metrics-listen: %q is not of the form host:port", c.MetricsListen)
 	}
 	return nil
 }

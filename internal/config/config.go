@@ -35,6 +35,10 @@ type Server struct {
 	TLSInFront      bool          `toml:"tls_in_front" env:"TLS_IN_FRONT"` // a proxy ends TLS
 	LogLevel        string        `toml:"log_level" env:"LOG_LEVEL"`       // debug, info, warn or error
 	LogFormat       string        `toml:"log_format" env:"LOG_FORMAT"`     // text or json
+	Metrics         bool          `toml:"metrics" env:"METRICS"`
+	MetricsListen   string        `toml:"metrics_listen" env:"METRICS_LISTEN"` // host:port of their own; empty: on Listen
+	MetricsNames    int           `toml:"metrics_names" env:"METRICS_NAMES"`   // queues, and kinds, with labels of their own
+	Canary          Intervals     `toml:"canary" env:"CANARY"`
 	DrainDelay      time.Duration `toml:"drain_delay" env:"DRAIN_DELAY"`
 	Grace           time.Duration `toml:"grace" env:"GRACE"`
 	SessionTTL      time.Duration `toml:"session_ttl" env:"SESSION_TTL"`
@@ -54,7 +58,7 @@ func Default() Server {
 	return Server{
 		Data: "errand-data", Migrate: "auto", Listen: "127.0.0.1:7420",
 		LedgerConns: 16, Roles: Roles(engine.RoleAPI | engine.RoleRelay | engine.RoleKeeper),
-		LogLevel: "info", LogFormat: "text",
+		LogLevel: "info", LogFormat: "text", Metrics: true, MetricsNames: 100,
 		Grace: 30 * time.Second, SessionTTL: 30 * time.Second, PollInterval: 500 * time.Millisecond,
 		ArchiveKeep: ledger.DefaultKeep.Archive, DeadKeep: ledger.DefaultKeep.Dead,
 		IdempotencyKeep: ledger.DefaultKeep.Idempotency,

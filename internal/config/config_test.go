@@ -91,18 +91,19 @@ func TestEverySettingHasThreeSpellings(t *testing.T) {
 func TestAllKindsOfValues(t *testing.T) {
 	want := Default()
 	want.Ledger, want.TLSInFront, want.MaxPayload = "sqlite:x.db", true, 2<<20
+	want.Canary, want.MetricsNames = Intervals{"mail": time.Minute, "default": 30 * time.Second}, 7
 	want.MaxDepth, want.CrashLimit, want.SessionTTL = Depths{"mail": 10, "*": 50}, 5, 5*time.Second
-	file := "ledger = \"sqlite:x.db\"\ntls_in_front = true\nmax_payload = \"2MiB\"\ncrash_limit = 5\nsession_ttl = \"5s\"\n[max_depth]\nmail = 10\n\"*\" = 50\n"
+	file := "ledger = \"sqlite:x.db\"\ntls_in_front = true\nmax_payload = \"2MiB\"\ncrash_limit = 5\nsession_ttl = \"5s\"\nmetrics_names = 7\n[canary]\nmail = \"1m\"\ndefault = \"30s\"\n[max_depth]\nmail = 10\n\"*\" = 50\n"
 	environ := []string{"ERRAND_LEDGER=sqlite:x.db", "ERRAND_TLS_IN_FRONT=true", "ERRAND_MAX_PAYLOAD=2048KiB",
-		"ERRAND_CRASH_LIMIT=5", "ERRAND_SESSION_TTL=5s", "ERRAND_MAX_DEPTH=mail=10,*=50", "ERRAND_SERVER=elsewhere"}
+		"ERRAND_CRASH_LIMIT=5", "ERRAND_SESSION_TTL=5s", "ERRAND_METRICS_NAMES=7", "ERRAND_CANARY=mail=1m,default=30s", "ERRAND_MAX_DEPTH=mail=10,*=50", "ERRAND_SERVER=elsewhere"}
 	args := []string{"--ledger", "sqlite:x.db", "--tls-in-front", "--max-payload", "2097152", "--crash-limit=5",
-		"--session-ttl=5s", "--max-depth", "mail=10", "--max-depth=*=50"}
+		"--session-ttl=5s", "--metrics-names=7", "--canary=mail=1m", "--canary", "default=30s", "--max-depth", "mail=10", "--max-depth=*=50"}
 	for name, got := range map[string]func() (Server, error){
 		"file":        func() (Server, error) { return load(t, file, nil) },
 		"environment": func() (Server, error) { return load(t, "", environ) },
 		"flags":       func() (Server, error) { return load(t, "", nil, args...) },
 		"flags over": func() (Server, error) {
-			return load(t, "[max_depth]\nother = 1\n", []string{"ERRAND_LEDGER=sqlite:y.db"}, args...)
+			return load(t, "[max_depth]\nother = 1\n[canary]\nother = \"1s\"\n", []string{"ERRAND_LEDGER=sqlite:y.db"}, args...)
 		},
 	} {
 		if c, err := got(); err != nil || !reflect.DeepEqual(c, want) {
@@ -131,6 +132,11 @@ func TestBadSettings(t *testing.T) {
 		{"session-ttl: 1ms is not between", "", nil, []string{"--session-ttl=1ms"}},
 		{"drain-delay: 30s is not between 0s and 29s", "", nil, []string{"--drain-delay=30s"}},
 		{"max-payload: 0B is not between", "", nil, []string{"--max-payload=0"}},
+		{"canary: 1ms for mail is not between 1s and 1h", "", nil, []string{"--canary=mail=1ms"}},
+		{"canary: is set, and metrics is false", "", nil, []string{"--metrics=false", "--canary=mail=1m"}},
+		{"ERRAND_CANARY", "", []string{"ERRAND_CANARY=mail"}, nil},
+		{"metrics-listen: \"9090\" is not of the form", "", nil, []string{"--metrics-listen=9090"}},
+		{"metrics-listen: is set, and metrics is false", "", nil, []string{"--metrics=false", "--metrics-listen=:9090"}},
 		{"max-depth: -1 for mail", "", nil, []string{"--max-depth=mail=-1"}},
 		{"backoff-base: 2h0m0s is not between", "", nil, []string{"--backoff-base=2h"}},
 		{"listen: \"7420\" is not of the form", "", nil, []string{"--listen=7420"}},

@@ -133,5 +133,7 @@ func (c *Server) replaced(flag string) {
 		c.MaxDepth = nil
 	case "broker":
 		c.Broker = nil
+	case "canary":
+		c.Canary = nil
 	}
 }

@@ -60,14 +60,14 @@ func (e *Engine) RedriveWhere(ctx context.Context, f ledger.DeadFilter, rate flo
 		page.Redriven = append(page.Redriven, a.Job.ID)
 		page.Done++
 	}
-	if len(applied) == job.MaxPage {
+	if len(applied) > 0 { // a short page need not be the last: see ledger.Pick
 		page.Next = applied[len(applied)-1].Job.ID
 	}
 	return page, nil
 }
 
 // Purge removes a page of the dead letters that f chooses, and reports whether
-// there may be more.
+// there may be more: until a page is empty.
 func (e *Engine) Purge(ctx context.Context, f ledger.DeadFilter) (purged int, more bool, err error) {
 	applied, err := e.dead(ctx, f, job.Delete, e.rules.Step)
 	if err != nil {
@@ -78,7 +78,7 @@ func (e *Engine) Purge(ctx context.Context, f ledger.DeadFilter) (purged int, mo
 			purged++
 		}
 	}
-	return purged, len(applied) == job.MaxPage, nil
+	return purged, purged > 0, nil
 }
 
 // CountDead counts the dead letters that f chooses; capped says that there are

@@ -48,7 +48,7 @@ func (e *Engine) Ready(ctx context.Context) error {
 func (e *Engine) Info() Info {
 	relay := &e.relay.stats
 	return Info{
-		StaleResults: e.stale.Load(), Rescued: e.rescued.Load(), Brake: e.brake.Load(),
+		StaleResults: e.stale.Load(), Rescued: e.rescued.Load(), Crashed: e.crashed.Load(), Brake: e.brake.Load(),
 		RelayLeads: relay.leads.Load(), RefsPublished: relay.published.Load(), Republished: relay.republished.Load(),
 		RefsReturned: relay.returned.Load(), LeasedByRef: e.carry.leased.Load(),
 	}

@@ -150,12 +150,14 @@ type KindInfo struct {
 	Kind             string
 	Ready            int64
 	WaitingForWorker bool
+	OldestReady      time.Duration
 }
 
 // Info is what the engine counts of itself since its start.
 type Info struct {
 	StaleResults int64
-	Rescued      int64
+	Rescued      int64 // jobs taken back from sessions that died, drained or are gone
+	Crashed      int64 // those of sessions that died
 	Brake        bool
 
 	RelayLeads    bool  // this process publishes refs to the carriers
@@ -217,6 +219,7 @@ type Engine struct {
 
 	stale   atomic.Int64
 	rescued atomic.Int64
+	crashed atomic.Int64
 	brake   atomic.Bool
 }
 

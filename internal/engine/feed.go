@@ -16,8 +16,8 @@ import (
 const RefTTL = 30 * time.Second
 
 const (
-	leastWindow  = 200              // refs published ahead of the hands, at least,
-	windowHands  = 4                // and for each hand
+	leastWindow  = 200 // refs published ahead of the hands, at least,
+	windowHands  = 4   // and for each hand
 	mostWindow   = 20_000
 	returnedRest = 250 * time.Millisecond // before a returned ref is published again
 	feedFast     = 2 * time.Millisecond   // between two looks while jobs flow

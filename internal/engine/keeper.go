@@ -231,7 +231,7 @@ func (e *Engine) sweep(ctx context.Context, names map[job.ID]string) error {
 			if err != nil {
 				return fmt.Errorf("rescue jobs of %s sessions: %w", of, err)
 			}
-			if n < job.MaxBatch {
+			if n == 0 {
 				break
 			}
 		}
@@ -270,6 +270,9 @@ func (e *Engine) sweepOnce(ctx context.Context, of ledger.SessionState, names ma
 	}
 	if n > 0 {
 		e.rescued.Add(int64(n))
+		if event == job.Crash {
+			e.crashed.Add(int64(n))
+		}
 		e.log.Info("jobs rescued", "of_sessions", of.String(), "jobs", n, "dead_letters", dead)
 	}
 	e.follow(event, applied)

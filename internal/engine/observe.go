@@ -61,7 +61,11 @@ func (e *Engine) observeClaimed(claimed []ledger.Claimed) {
 	if !e.observing() {
 		return
 	}
-	var changes []Change
+	n := 0
+	for i := range claimed {
+		n += len(claimed[i].Jobs)
+	}
+	changes := make([]Change, 0, n)
 	for i := range claimed {
 		for k := range claimed[i].Jobs {
 			changes = append(changes, Change{Event: job.Lease, From: job.Ready, Job: &claimed[i].Jobs[k]})
@@ -75,18 +79,19 @@ func (e *Engine) observeSucceeded(now time.Time, rows []ledger.Success, settled 
 	if !e.observing() {
 		return
 	}
-	changes := make([]Change, 0, len(rows))
+	changes, jobs := make([]Change, 0, len(rows)), make([]job.Job, len(rows))
 	for i := range rows {
 		s := &settled[i]
 		if !s.OK {
 			continue
 		}
-		changes = append(changes, Change{Event: job.Succeed, From: job.Running, Job: &job.Job{
+		jobs[i] = job.Job{
 			ID: rows[i].ID, Queue: s.Queue, Kind: s.Kind, State: job.Succeeded,
 			CreatedAt: s.CreatedAt, RunAt: s.RunAt, LeasedAt: s.LeasedAt, DoneAt: now,
 			Attempt: s.Attempt, Token: rows[i].Token, Version: s.Version,
 			SettledToken: rows[i].Token, SettledAs: job.Succeed, Result: rows[i].Result,
-		}})
+		}
+		changes = append(changes, Change{Event: job.Succeed, From: job.Running, Job: &jobs[i]})
 	}
 	e.tell(changes)
 }

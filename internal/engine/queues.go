@@ -7,12 +7,14 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
 )
 
-// Queues returns all queues that have jobs, are paused or have a route, by name. Calls that
+// Queues returns all queues that have jobs, are paused or have a route, by name;
+// canaries are no jobs of anybody's and are left out. Calls that
 // come while one is being answered share the next answer, so that however many
 // watch, the ledger reads its counters for one at a time, and no caller
 // gets an answer from before its call.
@@ -98,7 +100,7 @@ func (e *Engine) readQueues(ctx context.Context) ([]QueueInfo, error) {
 		of(name).Paused = true
 	}
 	for _, c := range counts {
-		if c.N == 0 {
+		if c.N == 0 || c.Kind == job.KindCanary {
 			continue
 		}
 		q := of(c.Queue)
@@ -108,9 +110,10 @@ func (e *Engine) readQueues(ctx context.Context) ([]QueueInfo, error) {
 		}
 	}
 	for _, o := range oldest {
-		q := of(o.Queue)
-		q.HasReady = true
-		q.OldestReady = max(q.OldestReady, now.Sub(o.Since))
+		if o.Kind == job.KindCanary {
+			continue
+		}
+		of(o.Queue).age(o.Kind, now.Sub(o.Since))
 	}
 	for queue := range routes {
 		of(queue)
@@ -121,6 +124,16 @@ func (e *Engine) readQueues(ctx context.Context) ([]QueueInfo, error) {
 		}
 	}
 	return sorted(queues), nil
+}
+
+// age notes how long the oldest ready job of a kind has waited.
+func (q *QueueInfo) age(kind string, d time.Duration) {
+	q.HasReady = true
+	q.OldestReady = max(q.OldestReady, d)
+	i := slices.IndexFunc(q.Kinds, func(k KindInfo) bool { return k.Kind == kind })
+	if i >= 0 {
+		q.Kinds[i].OldestReady = max(d, 0)
+	}
 }
 
 // taken reports whether a live session works on a kind in a queue.

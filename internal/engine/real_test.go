@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -70,8 +71,14 @@ func newSession(t testing.TB, e *engine.Engine) job.ID {
 	return id
 }
 
-// work leases and settles until n jobs succeeded.
+// work leases and succeeds until n jobs have.
 func work(t testing.TB, e *engine.Engine, s job.ID, n int) {
+	t.Helper()
+	end(t, e, s, n, job.Succeed, job.Succeeded)
+}
+
+// end leases and settles until n jobs are in the state.
+func end(t testing.TB, e *engine.Engine, s job.ID, n int, event job.Event, state job.State) {
 	t.Helper()
 	for call := int64(1); n > 0; call++ {
 		jobs, _, err := e.Lease(t.Context(), engine.LeaseRequest{Session: s, Call: call, Queues: []string{"default"}, Max: 1000, Wait: 10 * time.Second})
@@ -80,14 +87,14 @@ func work(t testing.TB, e *engine.Engine, s job.ID, n int) {
 		}
 		items := make([]engine.Settlement, len(jobs))
 		for i, j := range jobs {
-			items[i] = engine.Settlement{ID: j.ID, Token: j.Token, Event: job.Succeed}
+			items[i] = engine.Settlement{ID: j.ID, Token: j.Token, Event: event}
 		}
 		out, err := e.Settle(t.Context(), s, items)
 		if err != nil {
 			t.Fatalf("settle: %v", err)
 		}
 		for _, a := range out {
-			if a.Err != nil || a.State != job.Succeeded || a.Repeated {
+			if a.Err != nil || a.State != state || a.Repeated {
 				t.Fatalf("settle: %+v", a)
 			}
 		}
@@ -119,7 +126,7 @@ func TestRealManyCallersAndAWorker(t *testing.T) {
 }
 
 func TestRealLifeOfAHardJob(t *testing.T) {
-	onReal(t, engine.Config{SessionTTL: time.Second, BackoffBase: time.Millisecond}, func(t *testing.T, e *engine.Engine) {
+	onReal(t, engine.Config{SessionTTL: 4 * time.Second, BackoffBase: time.Millisecond}, func(t *testing.T, e *engine.Engine) {
 		ctx := t.Context()
 		out, err := e.Enqueue(ctx, "", []engine.Item{item(job.ID{})})
 		if err != nil || out[0].Err != nil {
@@ -172,6 +179,34 @@ func TestRealLifeOfAHardJob(t *testing.T) {
 		}
 		close(stop)
 		group.Wait()
+	})
+}
+
+// Dead letters so large that a ledger reads less than a page of them at a time
+// are redriven to the last one all the same.
+func TestRealLargeDeadLetters(t *testing.T) {
+	onReal(t, engine.Config{}, func(t *testing.T, e *engine.Engine) {
+		const n = 70
+		payload := bytes.Repeat([]byte("1"), job.MaxPayload)
+		for range n {
+			it := fresh()
+			it.Job.Payload = payload
+			if out, err := e.Enqueue(t.Context(), "", []engine.Item{it}); err != nil || out[0].Err != nil {
+				t.Fatalf("enqueue: %+v, %v", out, err)
+			}
+		}
+		end(t, e, newSession(t, e), n, job.Discard, job.Dead)
+		redriven, f := 0, ledger.DeadFilter{}
+		for more := true; more; more = !f.AfterID.IsZero() {
+			page, err := e.RedriveWhere(t.Context(), f, 0, redriven)
+			if err != nil {
+				t.Fatal(err)
+			}
+			redriven, f.AfterID = page.Done, page.Next
+		}
+		if redriven != n {
+			t.Errorf("%d of %d were redriven", redriven, n)
+		}
 	})
 }
 

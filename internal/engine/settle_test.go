@@ -252,8 +252,13 @@ func TestRedriveIsPacedByRunAt(t *testing.T) {
 		}
 		page, err := w.RedriveWhere(w.ctx, ledger.DeadFilter{}, 1, 10)
 		w.ok(err)
-		if len(page.Redriven) != 3 || page.Done != 13 || !page.Next.IsZero() {
+		if len(page.Redriven) != 3 || page.Done != 13 || page.Next != page.Redriven[2] {
 			t.Fatalf("page %+v", page)
+		}
+		last, err := w.RedriveWhere(w.ctx, ledger.DeadFilter{AfterID: page.Next}, 1, page.Done)
+		w.ok(err)
+		if len(last.Redriven) != 0 || last.Done != 13 || !last.Next.IsZero() {
+			t.Fatalf("the page after the last: %+v", last)
 		}
 		if j := w.f.get(page.Redriven[2]); !j.RunAt.Equal(now.Add(12 * time.Second)) {
 			t.Fatalf("the 13th runs at %s", j.RunAt.Sub(now))
@@ -303,8 +308,11 @@ func TestPurgeDeleteAndBadTransitions(t *testing.T) {
 		}
 		purged, more, err := w.Purge(w.ctx, ledger.DeadFilter{})
 		w.ok(err)
-		if purged != 3 || more {
+		if purged != 3 || !more {
 			t.Fatalf("purged %d, more %v", purged, more)
+		}
+		if purged, more, err = w.Purge(w.ctx, ledger.DeadFilter{}); err != nil || purged != 0 || more {
+			t.Fatalf("purged %d of none, more %v, %v", purged, more, err)
 		}
 		ids := w.put(2)
 		s := w.open()

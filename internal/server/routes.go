@@ -11,6 +11,7 @@ import (
 
 	"github.com/errandhq/errand/gen/errand/v1/errandv1connect"
 	"github.com/errandhq/errand/internal/api"
+	"github.com/errandhq/errand/internal/auth"
 )
 
 // routes lists all that the server answers to.
@@ -20,7 +21,7 @@ func (s *Server) routes(svc *api.Service) http.Handler {
 		withStrictJSON(),
 		connect.WithReadMaxBytes(svc.ReadMaxBytes()),
 		connect.WithRequestGate(s.admit),
-		connect.WithInterceptors(noteOutcome{}),
+		connect.WithInterceptors(append([]connect.Interceptor{noteOutcome{}}, s.conf.Interceptors...)...),
 		connect.WithRecover(s.recovered),
 	}
 	mux.Handle(errandv1connect.NewQueueServiceHandler(svc, options...))
@@ -31,6 +32,9 @@ func (s *Server) routes(svc *api.Service) http.Handler {
 	mux.Handle(grpchealth.NewHandler(health{s}))
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
+	if s.conf.Metrics != nil && s.metrics == nil {
+		mux.Handle("GET "+auth.Metrics, s.forMonitors(s.conf.Metrics))
+	}
 
 	var h http.Handler = mux
 	if s.tokens == nil {

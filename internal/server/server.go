@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"time"
 
+	"connectrpc.com/connect"
+
 	"github.com/errandhq/errand/internal/api"
 	"github.com/errandhq/errand/internal/auth"
 	"github.com/errandhq/errand/internal/engine"
@@ -54,6 +56,14 @@ type Config struct {
 	DrainDelay time.Duration // how long readiness is false before calls are turned away; none by default
 	Grace      time.Duration // bound on the whole stop; DefaultGrace by default
 	Logger     *slog.Logger  // discards by default
+
+	// Metrics answers GET /metrics; nil: nobody does. With tokens it needs one
+	// with role monitor, viewer or operator, unless MetricsListen is set: then it
+	// has that address to itself, without tokens or TLS, and nothing but it
+	// and the health checks is served there.
+	Metrics       http.Handler
+	MetricsListen string                // host:port; empty: with everything else
+	Interceptors  []connect.Interceptor // around every call of the service
 }
 
 // Server is the HTTP server of one engine.
@@ -65,6 +75,7 @@ type Server struct {
 	certs    *certificates // nil: no TLS
 	listener net.Listener
 	http     *http.Server
+	metrics  *metricsServer // nil: none of its own
 	draining atomic.Bool
 	tasks    sync.WaitGroup // watchers of files
 }
@@ -94,6 +105,11 @@ func New(svc *api.Service, e *engine.Engine, c Config) (*Server, error) {
 	}
 	if err := c.checkExposure(isLoopback(s.listener.Addr())); err != nil {
 		return nil, errors.Join(err, s.listener.Close())
+	}
+	if c.Metrics != nil && c.MetricsListen != "" {
+		if s.metrics, err = s.listenMetrics(); err != nil {
+			return nil, errors.Join(err, s.listener.Close())
+		}
 	}
 	s.http = s.httpServer(s.routes(svc))
 	return s, nil
@@ -139,16 +155,21 @@ func (s *Server) Run(ctx context.Context) error {
 	s.http.BaseContext = func(net.Listener) context.Context { return base }
 	s.watchFiles(base)
 
-	served := make(chan error, 1)
+	served := make(chan error, 2)
 	go func() { served <- s.serve() }()
+	if s.metrics != nil {
+		defer s.metrics.stop()
+		s.tasks.Go(func() { s.metrics.run(served) })
+	}
 	s.log.Info("serving", "address", s.URL(), "authentication", s.tokens != nil, "tls", s.certs != nil)
 	select {
 	case err := <-served:
+		_ = s.http.Close() // the error before it is the one to tell
 		return fmt.Errorf("serve on %s: %w", s.Addr(), err)
 	case <-ctx.Done():
 	}
 	s.drain(cancel)
-	<-served
+	<-served // of the calls: the metrics are served to the end
 	s.log.Info("stopped serving")
 	return nil
 }
@@ -161,7 +182,12 @@ func (s *Server) serve() error {
 }
 
 // Close frees the listener of a server that was never run.
-func (s *Server) Close() error { return s.listener.Close() }
+func (s *Server) Close() error {
+	if s.metrics != nil {
+		return errors.Join(s.listener.Close(), s.metrics.listener.Close())
+	}
+	return s.listener.Close()
+}
 
 // drain stops in an order that loses nothing: readiness turns false, so that
 // balancers look elsewhere; after DrainDelay the engine answers all long polls

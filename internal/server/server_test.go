@@ -542,7 +542,7 @@ func (r *running) health(t *testing.T) (int, string) {
 // stop is answered; before that readiness is false, and a long poll ends at once.
 func TestDrainLosesNothing(t *testing.T) {
 	l := &fake{entered: make(chan struct{}, 1), release: make(chan struct{})}
-	r := serve(t, l, Config{Grace: patience, DrainDelay: 300 * time.Millisecond})
+	r := serve(t, l, Config{Grace: patience, DrainDelay: 3 * time.Second}) // for a slow machine to see it
 	c := r.client(t)
 	stored := make(chan error, 1)
 	go func() { stored <- enqueue(context.Background(), c, &errandv1.EnqueueItem{Kind: "k"}) }()

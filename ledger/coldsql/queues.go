@@ -75,3 +75,17 @@ func (s *Store) OldestReady(ctx context.Context) ([]ledger.Oldest, error) {
 	})
 	return oldest, err
 }
+
+// OldestDead returns when the oldest dead letter died, zero if there is none:
+// one probe of the index.
+func (s *Store) OldestDead(ctx context.Context) (time.Time, error) {
+	var at time.Time
+	text := fmt.Sprintf("SELECT coalesce(min(done_at), 0) FROM %sdead", s.Prefix)
+	err := s.each(ctx, "find the oldest dead letter", text, nil, func(rows *sql.Rows) error {
+		var us int64
+		err := rows.Scan(&us)
+		at = Time(us)
+		return err
+	})
+	return at, err
+}

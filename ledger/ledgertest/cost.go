@@ -11,20 +11,22 @@ var costTests = []test{
 	{"HeadsOfABacklog", searches, costHeads},
 }
 
-// backlogVar sets how many jobs lie in front in the tests of cost; 20,000 by default.
+// backlogVar sets how many jobs lie in front in the tests of cost: 20,000 by
+// default. Where it is set the machine is taken to be quiet, and the bound is
+// the promise itself: a tenth, and a little for the clock.
 const backlogVar = "ERRAND_COST_BACKLOG"
 
 // costUnknown measures claims of one kind with nothing, then with many jobs of
-// another kind in front. The bound is wide: it tells a scan from a search.
+// another kind in front. The usual bound is wide: it tells a scan from a search.
 func costUnknown(w *world) {
-	backlog := 20_000
+	backlog, bound := 20_000, func(alone time.Duration) time.Duration { return 4*alone + 5*time.Millisecond }
 	if n, err := strconv.Atoi(os.Getenv(backlogVar)); err == nil {
-		backlog = n
+		backlog, bound = n, func(alone time.Duration) time.Duration { return alone + alone/10 + 100*time.Microsecond }
 	}
 	s := w.session()
 	measure := func() time.Duration {
 		best := time.Hour
-		for range 15 {
+		for range 50 {
 			w.insert(w.many(10, kind("known"), prio(9))...)
 			start := time.Now()
 			if got := w.claim(s, 10, "known"); len(got) != 10 {
@@ -38,8 +40,10 @@ func costUnknown(w *world) {
 	for range backlog / 1000 {
 		w.insert(w.many(1000, kind("unknown"), prio(0))...)
 	}
-	if behind := measure(); behind > 4*alone+5*time.Millisecond {
-		w.Errorf("a claim took %s alone and %s behind %d jobs of an unknown kind", alone, behind, backlog)
+	behind := measure()
+	w.Logf("a claim took %s alone and %s behind %d jobs of an unknown kind", alone, behind, backlog)
+	if behind > bound(alone) {
+		w.Errorf("that is more than %s", bound(alone))
 	}
 }
 

@@ -39,11 +39,11 @@ func (w *world) move(id job.ID, to ledger.SessionState) {
 	}
 }
 
-// eventually asks until cond holds, at most for d.
+// eventually asks until cond holds: within d, or at the first look after that.
 func (w *world) eventually(what string, d time.Duration, cond func() bool) {
 	w.Helper()
-	for end := time.Now().Add(d); !cond(); {
-		if time.Now().After(end) {
+	for end, late := time.Now().Add(d), false; !cond(); late = time.Now().After(end) {
+		if late {
 			w.Fatalf("not within %s: %s", d, what)
 		}
 	}

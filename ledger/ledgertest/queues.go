@@ -15,6 +15,7 @@ var queueTests = []test{
 	{"CountsFollowEveryMove", nil, queueCounts},
 	{"OldestReady", nil, queueOldest},
 	{"Clock", nil, queueClock},
+	{"Vitals", nil, queueVitals},
 	{"ListenEndsWithItsContext", nil, queueListen},
 }
 
@@ -122,5 +123,26 @@ func queueListen(w *world) {
 		w.ok(err)
 	case <-w.ctx.Done():
 		w.Fatal("Listen does not end with its context")
+	}
+}
+
+// queueVitals: of a ledger that can be examined, the signs follow what is there.
+func queueVitals(w *world) {
+	x, ok := w.l.(ledger.Examined)
+	if !ok {
+		return
+	}
+	v, err := x.Vitals(w.ctx)
+	w.ok(err)
+	if v.Bytes <= 0 || !v.OldestDead.IsZero() {
+		w.Errorf("an empty ledger has %d bytes and a dead letter of %s", v.Bytes, v.OldestDead)
+	}
+	first := w.inState(job.Dead)
+	w.pass(time.Hour)
+	w.inState(job.Dead)
+	v, err = x.Vitals(w.ctx)
+	w.ok(err)
+	if at := w.get(first.ID).DoneAt; !v.OldestDead.Equal(at) {
+		w.Errorf("the oldest letter is said to be of %s, and is of %s", v.OldestDead, at)
 	}
 }

@@ -163,7 +163,7 @@ func TestPgBouncer(t *testing.T) {
 	program, err := exec.LookPath("pgbouncer")
 	if err != nil {
 		if program, err = exec.LookPath("/usr/sbin/pgbouncer"); err != nil {
-			t.Skip("pgbouncer is not installed: the ledger was NOT tried behind a real pooler (Debian package pgbouncer)")
+			t.Fatal("this test needs pgbouncer (Debian package pgbouncer): scripts/test-services installs it as root")
 		}
 	}
 	srv := testenv.StartPostgres(t, testenv.Options{})

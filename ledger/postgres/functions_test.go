@@ -3,6 +3,9 @@ package postgres
 import (
 	"context"
 	"errors"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -212,9 +215,46 @@ func TestCompleteV1(t *testing.T) {
 	}
 }
 
+// passVar sets how many jobs pass by an open transaction: 5,000 by default.
+const passVar = "ERRAND_PASSING_JOBS"
+
+// pass has n jobs inserted, claimed and settled, and returns the time of the
+// quickest of the first and of the last rounds.
+func pass(t *testing.T, l *Ledger, s job.ID, n int) (first, last time.Duration) {
+	t.Helper()
+	rounds := 50
+	took := make([]time.Duration, rounds)
+	for r := range rounds {
+		for left := n / rounds; left > 0; left -= 1000 {
+			start, size := time.Now(), min(left, 1000)
+			insert(t, l, batch(size, "q", "k"))
+			jobs := claim(t, l, s, "q", size, "k")
+			if len(jobs) != size {
+				t.Fatalf("claimed %d of %d", len(jobs), size)
+			}
+			for _, ok := range succeed(t, l, jobs) {
+				if !ok {
+					t.Fatal("a settle was refused")
+				}
+			}
+			if d := time.Since(start); took[r] == 0 || d < took[r] {
+				took[r] = d
+			}
+		}
+		if _, err := l.Upkeep(t.Context(), now(), ledger.DefaultKeep); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return slices.Min(took[:5]), slices.Min(took[rounds-5:])
+}
+
 // An EnqueueTx that stays open slows nobody but another holder of its unique
 // key, who is told after about a second; its job is found after the commit.
 func TestHeldEnqueueTx(t *testing.T) {
+	passing := 5000
+	if n, err := strconv.Atoi(os.Getenv(passVar)); err == nil {
+		passing = n
+	}
 	dsn := testenv.Postgres(t)
 	l, c := openAt(t, dsn, Options{}), connect(t, dsn)
 	s := session(t, l)
@@ -226,29 +266,15 @@ func TestHeldEnqueueTx(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
-	for range 50 {
-		insert(t, l, batch(100, "q", "k"))
-		jobs := claim(t, l, s, "q", 100, "k")
-		if len(jobs) != 100 {
-			t.Fatalf("claimed %d of 100", len(jobs))
-		}
-		for _, ok := range succeed(t, l, jobs) {
-			if !ok {
-				t.Fatal("a settle was refused")
-			}
-		}
-	}
-	if _, err := l.Upkeep(t.Context(), now(), ledger.DefaultKeep); err != nil {
-		t.Fatal(err)
-	}
-	if d := time.Since(start); d > 20*time.Second {
-		t.Errorf("5,000 jobs took %s beside an open transaction", d)
+	first, last := pass(t, l, s, passing)
+	t.Logf("a round took %s at first and %s after %d jobs beside an open transaction", first, last, passing)
+	if last > 3*first+20*time.Millisecond {
+		t.Errorf("rounds became slower: %s at first, %s after %d jobs", first, last, passing)
 	}
 	rival, free := ready("q", "k"), ready("q", "k")
 	rival.UniqueKey, rival.UniqueMode = "u", job.UntilDone
 	free.UniqueKey, free.UniqueMode = "v", job.UntilDone
-	start = time.Now()
+	start := time.Now()
 	out := insert(t, l, fresh(rival, free))
 	if d := time.Since(start); out[0].Outcome != ledger.KeyBusy || out[1].Outcome != ledger.InsertedNew || d < 900*time.Millisecond || d > 5*time.Second {
 		t.Errorf("after %s: %+v", d, out)
@@ -257,7 +283,7 @@ func TestHeldEnqueueTx(t *testing.T) {
 		t.Fatal(err)
 	}
 	promote(t, l)
-	until(t, time.Second, "the job of the transaction is claimed", func() bool {
+	until(t, 10*time.Second, "the job of the transaction is claimed", func() bool {
 		for _, j := range claim(t, l, s, "q", 10, "k") {
 			if j.ID == id {
 				return true

@@ -82,12 +82,16 @@ func Migrate(ctx context.Context, dsn string) ([]string, error) {
 }
 
 // Status lists the migrations of this binary and when the database at dsn
-// applied them. It changes nothing.
+// applied them. It changes nothing. A database that is not this binary's to
+// open is an error, as it is for Open.
 func Status(ctx context.Context, dsn string) ([]Applied, error) {
 	var all []Applied
 	err := withPool(ctx, dsn, func(pool *pgxpool.Pool) error {
 		done, err := history(ctx, pool)
 		if err != nil {
+			return err
+		}
+		if _, err := compare(done); err != nil {
 			return err
 		}
 		for _, m := range migrations() {

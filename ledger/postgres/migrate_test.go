@@ -88,6 +88,9 @@ func TestSchemaThatIsNotOurs(t *testing.T) {
 			if _, err := Migrate(t.Context(), dsn); job.ReasonOf(err) != job.ReasonSchemaTooNew {
 				t.Errorf("migrate: %v", err)
 			}
+			if _, err := Status(t.Context(), dsn); job.ReasonOf(err) != job.ReasonSchemaTooNew {
+				t.Errorf("status: %v", err)
+			}
 		})
 	}
 }

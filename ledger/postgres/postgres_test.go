@@ -109,12 +109,16 @@ func succeed(t testing.TB, l *Ledger, jobs []job.Job) []bool {
 	return ok
 }
 
-// until polls cond, which must hold within d.
+// until polls cond, which must hold within d, or at the first look after that.
 func until(t testing.TB, d time.Duration, what string, cond func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(d)
-	for !cond() {
-		if time.Now().After(deadline) {
+	for {
+		late := time.Now().After(deadline)
+		if cond() {
+			return
+		}
+		if late {
 			t.Fatalf("not within %s: %s", d, what)
 		}
 		<-time.After(10 * time.Millisecond)

@@ -182,6 +182,8 @@ func TestForeignSchemas(t *testing.T) {
 				_, err := Open(t.Context(), path, Options{})
 				wantReason(t, err, job.FailedPrecondition, c.reason, c.words)
 			}
+			_, err := Status(t.Context(), path)
+			wantReason(t, err, job.FailedPrecondition, c.reason, c.words)
 		})
 	}
 }

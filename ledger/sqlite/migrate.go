@@ -82,7 +82,8 @@ func Migrate(ctx context.Context, path string) (applied []string, err error) {
 }
 
 // Status returns every migration that the binary knows, and when it was
-// applied. A database that does not exist is not made: all are pending.
+// applied. A database that does not exist is not made: all are pending. One
+// that is not this binary's to open is an error, as it is for Open.
 func Status(ctx context.Context, path string) ([]MigrationStatus, error) {
 	var list []MigrationStatus
 	for _, m := range migrations() {
@@ -104,6 +105,9 @@ func Status(ctx context.Context, path string) ([]MigrationStatus, error) {
 	done, err := appliedMigrations(c)
 	if err != nil {
 		return nil, wrapError("read migrations", err)
+	}
+	if _, err := pending(done); err != nil {
+		return nil, err
 	}
 	for i := range list {
 		list[i].AppliedAt = done[int64(list[i].Version)].at

@@ -22,18 +22,25 @@ const module = "github.com/errandhq/errand"
 // nothing here names it, so nothing in the table can depend on it.
 var may = map[string][]string{
 	"job":               {},
+	"broker":            {"job"},
 	"ledger":            {"job"},
 	"ledger/coldsql":    {"job", "ledger"},
 	"ledger/sqlite":     {"job", "ledger", "ledger/coldsql"},
 	"ledger/postgres":   {"job", "ledger", "ledger/coldsql"},
 	"ledger/ledgertest": {"job", "ledger"},
-	"internal/engine":   {"job", "ledger"},
+	"internal/engine":   {"broker", "job", "ledger"},
 	// internal/api passes the ledger's queries on to the engine, whose methods
 	// take them; it gets no driver.
-	"internal/api": {"internal/engine", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"internal/api": {"broker", "internal/engine", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"":             {"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandpgx":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandsql":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	// What is measured: the engine tells its observers, and knows no Prometheus.
+	"internal/meter":   {},
+	"internal/metrics": {"broker", "internal/engine", "internal/meter", "job", "ledger"},
+	"errandprom":       {"", "internal/meter", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"internal/canary": {"", "broker", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
+		"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 }
 
 // outside lists what a package may import from other modules, as prefixes of
@@ -41,15 +48,16 @@ var may = map[string][]string{
 var outside = map[string][]string{
 	"job":             {},
 	"ledger":          {},
+	"errandprom":      {"github.com/prometheus/client_golang"},
 	"internal/engine": {"golang.org/x/sync", "github.com/google/uuid"},
 	"":                {"connectrpc.com/connect", "github.com/google/uuid", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc"},
 }
 
-// drivers are the modules of databases and brokers. Whoever imports the SDK
-// must not get any of them.
+// drivers are the modules of databases, brokers and monitoring systems. Whoever
+// imports the SDK must not get any of them.
 var drivers = []string{
 	"github.com/jackc/pgx", "github.com/lib/pq", "modernc.org/sqlite", "github.com/mattn/go-sqlite3",
-	"github.com/rabbitmq/", "github.com/twmb/franz-go", "github.com/redis/", "github.com/nats-io/",
+	"github.com/rabbitmq/", "github.com/twmb/franz-go", "github.com/redis/", "github.com/nats-io/", "github.com/prometheus/",
 }
 
 // pkg is what `go list` says of a package.

@@ -36,6 +36,8 @@ type Cluster struct {
 	Workers []*Worker
 	// Postgres is the database server, where the ledger is on one.
 	Postgres *testenv.Server
+	// Carriers are nodes of a broker that the test may kill and start again.
+	Carriers []Node
 	// ServerProgram and WorkerProgram are paths of programs other than the usual ones.
 	ServerProgram, WorkerProgram string
 	// Env is added to the environment of servers.
@@ -44,6 +46,12 @@ type Cluster struct {
 	NoRetries bool
 
 	client *errand.Client
+}
+
+// Node is a process of a part that Errand stands on.
+type Node interface {
+	Kill()
+	Start()
 }
 
 // Backends runs f once on each ledger, each time on a new cluster without
@@ -68,6 +76,10 @@ func Postgres(t testing.TB, opts testenv.Options) *Cluster {
 	return &Cluster{T: t, Dir: t.TempDir(), Ledger: pg.DSN("errand"), Postgres: pg}
 }
 
+// Steady lets the sessions of servers added from now on live so long that no
+// stall of the machine ends one: for tests that count every charge.
+func (c *Cluster) Steady() { c.Env = append(c.Env, "ERRAND_SESSION_TTL=20s") }
+
 // Server is one `errand serve`.
 type Server struct {
 	*Process
@@ -90,6 +102,9 @@ func (c *Cluster) AddServer(args ...string) *Server {
 
 // URL is the server's address.
 func (s *Server) URL() string { return "http://127.0.0.1:" + strconv.Itoa(s.port) }
+
+// SetArgs replaces what AddServer was given, for the next start.
+func (s *Server) SetArgs(args ...string) { s.args = args }
 
 // Start starts the server, on the same port as before, and does not wait.
 func (s *Server) Start() {
@@ -262,6 +277,27 @@ func (c *Cluster) pause(d time.Duration) {
 	case <-time.After(d):
 	case <-c.T.Context().Done():
 	}
+}
+
+// Stalls watches how the machine holds this process up, until the function it
+// returns is called, which tells by how much a short pause was late at worst. A
+// promise in seconds is held against a measurement less what stalls explain.
+func (c *Cluster) Stalls() (longest func() time.Duration) {
+	const beat = 10 * time.Millisecond
+	stop, worst := make(chan struct{}), make(chan time.Duration)
+	go func() {
+		var most time.Duration
+		for last := time.Now(); ; last = time.Now() {
+			select {
+			case <-stop:
+				worst <- most
+				return
+			case <-time.After(beat):
+				most = max(most, time.Since(last)-beat)
+			}
+		}
+	}()
+	return func() time.Duration { close(stop); return <-worst }
 }
 
 // Enqueue hands in one order, on the queue "default".

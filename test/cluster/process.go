@@ -46,6 +46,13 @@ func start(t testing.TB, dir, name string, env []string, program string, args ..
 	return p
 }
 
+// Run starts another program beside the cluster, killed at the end of the test
+// if it still runs.
+func (c *Cluster) Run(name, program string, args ...string) *Process {
+	c.T.Helper()
+	return start(c.T, c.Dir, name, nil, program, args...)
+}
+
 // Kill ends the process as kill -9 does, and waits until it is gone.
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Signal(syscall.SIGCONT)
@@ -71,6 +78,22 @@ func (p *Process) Wait(patience time.Duration) int {
 		p.t.Fatalf("%s still runs after %s:\n%s", p.name, patience, tail(p.log))
 		return -1
 	}
+}
+
+// CPU is the processor time of a process that has ended.
+func (p *Process) CPU() time.Duration {
+	<-p.done
+	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+}
+
+// Log is all that the process has written so far.
+func (p *Process) Log() string {
+	p.t.Helper()
+	b, err := os.ReadFile(p.log)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(b)
 }
 
 // Ended reports whether the process has ended.

@@ -15,6 +15,7 @@ func TestDatabaseClockJumps(t *testing.T) {
 	c := cluster.Postgres(t, testenv.Options{FakeClock: true})
 	// A retry set for a time of the wrong clock rightly waits for that time.
 	c.NoRetries = true
+	c.Steady()
 	c.AddServer()
 	c.AddServer()
 	c.AddWorker("-concurrency", "20")
@@ -41,6 +42,7 @@ func TestDatabaseClockJumps(t *testing.T) {
 // clocks are hours off, beside right ones: only the ledger's clock may decide.
 func TestProcessesWithWrongClocks(t *testing.T) {
 	c := cluster.Postgres(t, testenv.Options{})
+	c.Steady()
 	c.AddServer()
 	c.ServerProgram = cluster.Shifted(t, "cmd/errand", 3*time.Hour)
 	c.AddServer()

@@ -33,6 +33,33 @@ func TestKillOnPostgres(t *testing.T) {
 	})
 }
 
+// TestKillOverRabbitMQ does the same with a cluster of three RabbitMQ nodes between
+// two servers, each of which may be killed too.
+func TestKillOverRabbitMQ(t *testing.T) {
+	seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+		nodes := testenv.StartRabbitMQCluster(t, 3, testenv.RabbitMQOptions{})
+		c := cluster.Postgres(t, testenv.Options{})
+		for _, n := range nodes {
+			c.Carriers = append(c.Carriers, n)
+		}
+		c.AddServer("--broker", testenv.RabbitMQURL(nodes...))
+		c.AddServer("--broker", testenv.RabbitMQURL(nodes...))
+		killUnderLoad(t, c, seed, rng)
+	})
+}
+
+// TestKillOverKafka does the same with a Kafka broker.
+func TestKillOverKafka(t *testing.T) {
+	seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+		k := testenv.StartKafka(t, testenv.KafkaOptions{})
+		c := cluster.Postgres(t, testenv.Options{})
+		c.Carriers = append(c.Carriers, k)
+		c.AddServer("--broker", "kafka://"+k.Address())
+		c.AddServer("--broker", "kafka://"+k.Address())
+		killUnderLoad(t, c, seed, rng)
+	})
+}
+
 func killUnderLoad(t *testing.T, c *cluster.Cluster, seed uint64, rng *rand.Rand) {
 	for range 3 {
 		c.AddWorker("-concurrency", "20")
@@ -67,6 +94,9 @@ func killer(c *cluster.Cluster, rng *rand.Rand, stop <-chan struct{}) (kills int
 	}
 	if pg := c.Postgres; pg != nil {
 		victims = append(victims, func(gap func()) { pg.Kill(); gap(); pg.Start() })
+	}
+	for _, n := range c.Carriers {
+		victims = append(victims, func(gap func()) { n.Kill(); gap(); n.Start() })
 	}
 	for {
 		select {

@@ -17,6 +17,7 @@ func TestLostLeaseReplies(t *testing.T) {
 	cluster.Backends(t, func(t *testing.T, c *cluster.Cluster) {
 		seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
 			c := fresh(t, c)
+			c.Steady()
 			server := c.AddServer()
 			var lock sync.Mutex
 			var lost atomic.Int64
@@ -66,6 +67,7 @@ func fresh(t *testing.T, c *cluster.Cluster) *cluster.Cluster {
 // repeats it, gets the recorded outcome, and nothing is counted as stale.
 func TestLostSettleAnswer(t *testing.T) {
 	cluster.Backends(t, func(t *testing.T, c *cluster.Cluster) {
+		c.Steady()
 		server := c.AddServer()
 		var n, lost atomic.Int64
 		proxy := cluster.Proxy(t, server.URL(), func(call string) bool {

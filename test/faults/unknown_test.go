@@ -16,7 +16,7 @@ func TestUnknownKindsInFront(t *testing.T) {
 	cluster.Backends(t, func(t *testing.T, c *cluster.Cluster) {
 		c.AddServer()
 		c.AddWorker("-concurrency", "20")
-		without := roundTrip(t, c, 100)
+		without := roundTrip(t, c, 50)
 		unknown := errand.NewTask[cluster.Order]("test.unknown")
 		n := 10 * jobs(t)
 		for left := n; left > 0; left -= 1000 {
@@ -24,7 +24,7 @@ func TestUnknownKindsInFront(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		with := roundTrip(t, c, 100)
+		with := roundTrip(t, c, 50)
 		t.Logf("enqueue to success: median %s without, %s behind %d jobs of an unknown kind", without, with, n)
 		if with > 2*without+20*time.Millisecond {
 			t.Errorf("behind %d jobs of an unknown kind a job takes %s, without them %s", n, with, without)
@@ -47,15 +47,10 @@ func TestUnknownKindsInFront(t *testing.T) {
 // roundTrip is the median time from the start of an enqueue to its success.
 func roundTrip(t *testing.T, c *cluster.Cluster, n int) time.Duration {
 	t.Helper()
-	all := make([]time.Duration, n)
-	for i := range all {
-		began := time.Now()
+	return median(n, func(i int) {
 		id := c.Enqueue(cluster.Order{N: i})
 		if _, err := c.Client().Wait(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
-		all[i] = time.Since(began)
-	}
-	slices.Sort(all)
-	return all[n/2]
+	})
 }

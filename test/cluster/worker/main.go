@@ -10,13 +10,19 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
 	errand "github.com/errandhq/errand"
+	"github.com/errandhq/errand/errandprom"
 	"github.com/errandhq/errand/test/cluster/order"
 )
 
@@ -34,6 +40,7 @@ func run() error {
 	concurrency := flag.Int("concurrency", 10, "jobs at a time")
 	grace := flag.Duration("grace", 5*time.Second, "how long running jobs may take after SIGTERM")
 	path := flag.String("log", "", "file to append the runs to")
+	metrics := flag.String("metrics", "", "address to serve metrics on")
 	flag.Parse()
 
 	f, err := os.OpenFile(*path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -56,7 +63,29 @@ func run() error {
 	for _, kind := range strings.Split(*kinds, ",") {
 		errand.Handle(w, errand.NewTask[order.Order](kind), handler(f))
 	}
+	if *metrics != "" {
+		serve, err := observe(w, *metrics)
+		if err != nil {
+			return err
+		}
+		defer serve.Close()
+	}
 	return w.Run(ctx)
+}
+
+// observe serves the worker's metrics.
+func observe(w *errand.Worker, addr string) (*http.Server, error) {
+	reg := prometheus.NewRegistry()
+	if err := errandprom.Observe(w, reg); err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &http.Server{Handler: promhttp.HandlerFor(reg, promhttp.HandlerOpts{}), ReadHeaderTimeout: time.Second}
+	go func() { _ = s.Serve(l) }() // ends with the process
+	return s, nil
 }
 
 // handler carries an order out and logs the run.
