@@ -90,11 +90,11 @@ func reconnectWaiting(w *world) {
 
 func reconnectStress(w *world) {
 	stress(w, 200, func(ctx context.Context) {
-		for {
+		for range 8 { // more would be an outage, in which messages get old
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(time.Duration(100+rand.IntN(400)) * time.Millisecond):
+			case <-time.After(time.Duration(200+rand.IntN(600)) * time.Millisecond):
 				w.suite.faults.Cut(w.TB, w.b)
 			}
 		}
