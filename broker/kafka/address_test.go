@@ -1,20 +1,13 @@
 package kafka
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/errandhq/errand/job"
 )
@@ -88,10 +81,8 @@ func TestAddressShowsNoPassword(t *testing.T) {
 
 func TestTLSReadsTheAuthority(t *testing.T) {
 	dir := t.TempDir()
-	good, bad := filepath.Join(dir, "good.pem"), filepath.Join(dir, "bad.pem")
-	if err := os.WriteFile(good, selfSigned(t), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	_, good := certificate(t)
+	bad := filepath.Join(dir, "bad.pem")
 	if err := os.WriteFile(bad, []byte("nothing"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -101,20 +92,6 @@ func TestTLSReadsTheAuthority(t *testing.T) {
 			t.Errorf("ca %s: %v; want %q", ca, err, want)
 		}
 	}
-}
-
-func selfSigned(t *testing.T) []byte {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
 func FuzzParse(f *testing.F) {

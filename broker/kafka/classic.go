@@ -135,23 +135,27 @@ func (c *classic) Receive(ctx context.Context, most int, wait time.Duration) ([]
 		case ctx.Err() != nil:
 			return nil, nil
 		}
-		if err := firstErr(fetches, poll); err != nil {
-			return nil, wrap(ctx, "receive from "+c.topic, err)
-		}
 		if poll.Err() != nil {
 			return nil, wrap(ctx, "receive from "+c.topic, c.health.down())
+		}
+		if err := c.mend(ctx, fetches.Err()); err != nil {
+			return nil, wrap(ctx, "receive from "+c.topic, err)
 		}
 	}
 }
 
-// firstErr returns an error that the client does not mend by itself.
-func firstErr(fetches kgo.Fetches, poll context.Context) error {
-	for _, f := range fetches.Errors() {
-		if poll.Err() == nil && !gone(f.Err) {
-			return f.Err
-		}
+// mend returns an error that the client cannot mend by itself. The client does not take a
+// new topic for one that was deleted: another client does.
+func (c *classic) mend(ctx context.Context, err error) error {
+	if !gone(err) {
+		return err
 	}
-	return nil
+	c.leave()
+	c.b.forget(c.topic)
+	if err := c.b.ensure(ctx, c.topic); err != nil {
+		return err
+	}
+	return c.join()
 }
 
 // take notes what came, and returns what is not too old.

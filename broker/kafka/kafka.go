@@ -134,6 +134,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, bodies [][]byte) err
 			return wrap(ctx, "publish to "+topic, err)
 		}
 		b.forget(topic)
+		b.cl.PurgeTopicsFromProducing(topic) // the client finds the new one under the old name
 	}
 }
 

@@ -78,12 +78,11 @@ func (b *Broker) look(ctx context.Context, topic string) (brokers int, err error
 	return len(meta.Brokers), meta.Topics[topic].Err
 }
 
-// forget has ensure look again, and the client find the topic anew.
+// forget has ensure look again.
 func (b *Broker) forget(topic string) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	delete(b.topics, topic)
-	b.mu.Unlock()
-	b.cl.PurgeTopicsFromProducing(topic)
 }
 
 func (b *Broker) sizes(groups Groups, brokers int) (partitions, replicas int) {

@@ -32,8 +32,8 @@ func parseAddress(s string) (address, error) {
 	bad := func(format string, args ...any) (address, error) {
 		return address{}, job.Errorf(job.InvalidArgument, job.ReasonBadField, "the address of RabbitMQ: "+format, args...)
 	}
-	scheme, rest, _ := strings.Cut(s, "://")
-	if scheme != "amqp" && scheme != "amqps" {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok || scheme != "amqp" && scheme != "amqps" {
 		return bad("it does not begin with amqp:// or amqps://")
 	}
 	end := strings.IndexAny(rest, "/?#")
@@ -105,24 +105,29 @@ func parseHosts(s string, secure bool) ([]string, error) {
 // parseHost reads HOST, HOST:PORT, [IPv6] or [IPv6]:PORT.
 func parseHost(s, port string) (string, error) {
 	bad := job.Errorf(job.InvalidArgument, job.ReasonBadField, "a host is not HOST or HOST:PORT")
-	u, err := url.Parse("//" + s)
-	if err != nil || u.Host != s || strings.ContainsAny(s, " @") {
-		return "", bad
+	host := s
+	if !strings.HasSuffix(s, "]") && strings.Contains(s, ":") {
+		var err error
+		if host, port, err = net.SplitHostPort(s); err != nil {
+			return "", bad
+		}
 	}
-	host := u.Hostname()
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	if host == "" {
 		host = "localhost"
 	}
-	if p := u.Port(); p != "" {
-		port = p
-	}
-	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return "", bad
 	}
-	if strings.Contains(host, ":") != strings.HasPrefix(s, "[") {
-		return "", bad // a colon without brackets is neither port nor address
+	if net.ParseIP(host) == nil && strings.ContainsFunc(host, notOfNames) {
+		return "", bad
 	}
 	return net.JoinHostPort(host, port), nil
+}
+
+// notOfNames reports whether a character has no place in a host's name.
+func notOfNames(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-._", r)
 }
 
 // String shows where RabbitMQ is, and no password.

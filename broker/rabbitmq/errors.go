@@ -27,7 +27,7 @@ func wrap(op string, err error) error {
 	case errors.As(err, &untrusted):
 		return job.Errorf(job.FailedPrecondition, job.ReasonBrokerRefused, "%s: RabbitMQ's certificate is not trusted (see cacertfile): %w", op, err)
 	case errors.As(err, &refused) && (refused.Server || errors.Is(err, amqp.ErrSASL)):
-		return wrapRefusal(op, refused)
+		return wrapRefusal(op, refused.Code, err)
 	}
 	return job.Errorf(job.Unavailable, job.ReasonBrokerDown, "%s: RabbitMQ is not available: %w", op, err)
 }
@@ -35,8 +35,8 @@ func wrap(op string, err error) error {
 // wrapRefusal tells what an operator must mend from what passes by itself. A
 // queue that is not there, for one, is away: it expires, and it is not found while the nodes
 // that hold it are down.
-func wrapRefusal(op string, err *amqp.Error) error {
-	switch err.Code {
+func wrapRefusal(op string, code int, err error) error {
+	switch code {
 	case amqp.AccessRefused:
 		return job.Errorf(job.PermissionDenied, job.ReasonPermissionDenied, "%s: RabbitMQ refuses it; grant the user what docs/rabbitmq.md names: %w", op, err)
 	case amqp.NotAllowed, amqp.InvalidPath:
