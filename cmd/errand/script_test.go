@@ -74,6 +74,12 @@ func runScript(t *testing.T, script, ledger string) {
 			env.Values[processesKey{}] = &processes{byName: map[string]*child{}}
 			return nil
 		},
+		Condition: func(name string) (bool, error) {
+			if name != "postgres" {
+				return false, fmt.Errorf("no such condition: %s", name)
+			}
+			return ledger != "", nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server": cmdServer, "exits": cmdExits, "json": cmdJSON, "id": cmdID, "repeat": cmdRepeat,
 			"start": cmdStart, "signal": cmdSignal, "ended": cmdEnded, "until": cmdUntil, "newid": cmdNewID, "says": cmdSays, "newer": cmdNewer,
