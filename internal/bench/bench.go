@@ -21,7 +21,7 @@ import (
 // many goroutines.
 type System interface {
 	// Enqueue stores a job for each payload, in one call, as durably as the
-	// system stores any. There are at most job.MaxBatch.
+	// system stores any. There are at most so many as the plan's batch has.
 	Enqueue(ctx context.Context, payloads [][]byte) error
 
 	// Work carries jobs out until stop is called: handle is called for each, in
@@ -55,6 +55,7 @@ func Scenarios() []string {
 type Plan struct {
 	Jobs        int           // of the scenarios that count jobs
 	Payload     int           // bytes of a payload
+	Batch       int           // jobs of a call in bulk; zero: as many as Errand takes
 	Producers   int           // goroutines that enqueue
 	Workers     int           // workers
 	Concurrency int           // jobs at a time, of each worker
@@ -81,6 +82,8 @@ func (p Plan) Check() error {
 		return fmt.Errorf("jobs is %d; it is 10 to 100000000", p.Jobs)
 	case p.Payload < minPayload || p.Payload > job.MaxPayload:
 		return fmt.Errorf("payload is %d; it is %d to %d bytes", p.Payload, minPayload, job.MaxPayload)
+	case p.Batch < 0 || p.Batch > 100_000:
+		return fmt.Errorf("batch is %d; it is at most 100000", p.Batch)
 	case p.Producers < 1 || p.Producers > 10_000:
 		return fmt.Errorf("producers is %d; it is 1 to 10000", p.Producers)
 	case p.Workers < 1 || p.Workers > 1000:
@@ -97,8 +100,13 @@ func (p Plan) Check() error {
 	return nil
 }
 
-// batch is how many payloads of the plan's size one call takes.
-func (p Plan) batch() int { return max(1, min(job.MaxBatch, job.MaxBatchBytes/p.Payload)) }
+// batch is how many payloads one call takes.
+func (p Plan) batch() int {
+	if p.Batch > 0 {
+		return p.Batch
+	}
+	return max(1, min(job.MaxBatch, job.MaxBatchBytes/p.Payload))
+}
 
 // Progress is how far a phase of a scenario is. Total is zero if it is not known.
 type Progress struct {

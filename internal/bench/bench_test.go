@@ -325,6 +325,9 @@ func TestPayloadsAreJSONOfTheirSize(t *testing.T) {
 			}
 		}
 	}
+	if at, ok := stampOf([]byte(`{"f": "x", "at": 1000000000000042}`)); !ok || at != 42 {
+		t.Errorf("the stamp of JSON that was set anew is %s, %t", at, ok)
+	}
 	for _, b := range []string{"", "{}", `{"at":1`, `{"at":1xxxxxxxxxxxxxxxx}`} {
 		if at, ok := stampOf([]byte(b)); ok {
 			t.Errorf("%q has a stamp: %s", b, at)

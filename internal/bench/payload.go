@@ -9,9 +9,9 @@ import (
 // A payload is JSON of the size asked for, which begins with the moment its job
 // was meant to start, in nanoseconds since the beginning of the scenario:
 //
-//	{"at":00000000012345678,"fill":"xxx…"}
+//	{"at":1000000012345678,"f":"xxx…"}
 const (
-	payloadHead = `{"at":`
+	payloadHead = `{"at":1` // a number has no zero in front, so the stamp has a one
 	stampDigits = 15 // eleven days of nanoseconds
 	payloadMid  = `,"f":"`
 	payloadTail = `"}`
@@ -21,7 +21,6 @@ const (
 func newPayload(n int, at time.Duration) []byte {
 	b := make([]byte, 0, n)
 	b = append(b, payloadHead...)
-	b = append(b, '1') // JSON numbers have no zero in front: the stamp has a one
 	var digits [20]byte
 	stamp := strconv.AppendInt(digits[:0], int64(max(at, 0)), 10)
 	for range stampDigits - len(stamp) {
@@ -35,10 +34,12 @@ func newPayload(n int, at time.Duration) []byte {
 	return append(b, payloadTail...)
 }
 
-// stampOf reads the moment out of a payload, and reports whether there is one.
+// stampOf reads the moment out of a payload, and reports whether there is one. A
+// system that keeps JSON may have put spaces in it, or its keys in another order.
 func stampOf(payload []byte) (time.Duration, bool) {
-	rest, ok := bytes.CutPrefix(payload, []byte(payloadHead+"1"))
-	if !ok || len(rest) < stampDigits {
+	_, rest, ok := bytes.Cut(payload, []byte(`"at":`))
+	rest, one := bytes.CutPrefix(bytes.TrimLeft(rest, " "), []byte("1"))
+	if !ok || !one || len(rest) < stampDigits {
 		return 0, false
 	}
 	n, err := strconv.ParseInt(string(rest[:stampDigits]), 10, 64)
