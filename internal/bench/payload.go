@@ -12,7 +12,7 @@ import (
 //	{"at":1000000012345678,"f":"xxx…"}
 const (
 	payloadHead = `{"at":1` // a number has no zero in front, so the stamp has a one
-	stampDigits = 15 // eleven days of nanoseconds
+	stampDigits = 15        // eleven days of nanoseconds
 	payloadMid  = `,"f":"`
 	payloadTail = `"}`
 )
