@@ -200,25 +200,15 @@ func (r *runner) carrierBed(ctx context.Context) (b bed, err error) {
 	b.fresh = func(_ context.Context, sys system) (string, func() error, error) {
 		return addresses[sys.name], func() error { return nil }, nil
 	}
+	start := map[string]func(dir string) (*services.Server, error){"rabbitmq": services.RabbitMQ, "nats": services.NATS}
 	for _, sys := range r.chosen(onCarrier) {
-		var address, version string
-		var stop func() error
-		if sys.name == "rabbitmq" {
-			s, serr := services.RabbitMQ(ctx, r.dir)
-			if serr != nil {
-				return b, errors.Join(serr, b.stop())
-			}
-			address, version, stop = s.Address, s.Version, s.Stop
-		} else {
-			s, serr := services.StartNATS(r.dir)
-			if serr != nil {
-				return b, errors.Join(serr, b.stop())
-			}
-			address, version, stop = s.Address, s.Version, s.Stop
+		s, err := start[sys.name](r.dir)
+		if err != nil {
+			return b, errors.Join(err, b.stop())
 		}
-		addresses[sys.name] = address
-		stops = append(stops, stop)
-		r.versions = append(r.versions, version)
+		addresses[sys.name] = s.Address
+		stops = append(stops, s.Stop)
+		r.versions = append(r.versions, s.Version)
 	}
 	return b, nil
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -63,11 +64,6 @@ func (r *runner) table() string {
 
 // circumstances say what the figures hold for.
 func (r *runner) circumstances() string {
-	var env struct {
-		CPU, Go string
-		Cores   int
-	}
-	_ = json.Unmarshal(r.environment, &env) // without Errand there is none
 	return fmt.Sprintf(`Written by `+"`make bench`"+` on %s: %s, %d cores shared by clients and servers, load average %s
 before it began, %s; %s. %d rounds, interleaved; %d jobs (a fifth of them one a call) of %d bytes
 that do nothing; each measurement a process of its own on an empty database.
@@ -76,7 +72,7 @@ Figures are jobs a second, medians; beside a peer's stands how many times that E
 reached, as the median of the rounds' ratios with its interval (95 %% from nine rounds on, else from the least to
 the greatest). Latency is from when a job was to be enqueued to the start of its handler, at %g jobs a second;
 there a ratio over 1 says that Errand's median is shorter.
-`, r.started.UTC().Format("2006-01-02"), env.CPU, env.Cores, r.load, env.Go, strings.Join(r.versions, ", "),
+`, r.started.UTC().Format("2006-01-02"), bench.CPUModel(), runtime.NumCPU(), r.load, runtime.Version(), strings.Join(r.versions, ", "),
 		r.rounds, r.jobs, r.payload, r.rate)
 }
 

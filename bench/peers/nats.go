@@ -69,8 +69,8 @@ func (s *natsSystem) Enqueue(ctx context.Context, payloads [][]byte) error {
 	return nil
 }
 
-// Work implements bench.System. The end waits for an answer to the last
-// acknowledgement, which comes after all others.
+// Work implements bench.System. The end waits for an answer of the server that
+// comes after it has read the last acknowledgement.
 func (s *natsSystem) Work(ctx context.Context, handle func([]byte)) (func() error, <-chan error, error) {
 	c, err := s.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 10 * natsPending,
@@ -78,7 +78,6 @@ func (s *natsSystem) Work(ctx context.Context, handle func([]byte)) (func() erro
 	if err != nil {
 		return nil, nil, err
 	}
-	failed := make(chan error, 1)
 	var acked atomic.Pointer[error]
 	working, err := c.Consume(func(m jetstream.Msg) {
 		handle(m.Data())
@@ -92,12 +91,12 @@ func (s *natsSystem) Work(ctx context.Context, handle func([]byte)) (func() erro
 	return func() error {
 		working.Drain()
 		<-working.Closed()
-		err := s.conn.FlushWithContext(ctx)
+		err := s.conn.Flush()
 		if e := acked.Load(); e != nil {
 			err = errors.Join(err, *e)
 		}
 		return errors.Join(err, s.stream.DeleteConsumer(context.WithoutCancel(ctx), c.CachedInfo().Name))
-	}, failed, nil
+	}, nil, nil
 }
 
 // Close implements bench.System.

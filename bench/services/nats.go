@@ -8,15 +8,9 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 )
 
-// NATS is a NATS server in this process.
-type NATS struct {
-	Address string
-	Version string
-	server  *natsserver.Server
-}
-
-// StartNATS starts NATS with JetStream on disk, which syncs at its default interval.
-func StartNATS(parent string) (*NATS, error) {
+// NATS starts NATS in this process, with JetStream on disk, which syncs at its
+// default interval.
+func NATS(parent string) (*Server, error) {
 	srv, err := natsserver.NewServer(&natsserver.Options{
 		Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, JetStream: true, StoreDir: filepath.Join(parent, "nats"), NoSigs: true, NoLog: true,
 	})
@@ -24,16 +18,14 @@ func StartNATS(parent string) (*NATS, error) {
 		return nil, fmt.Errorf("NATS: %w", err)
 	}
 	srv.Start()
-	if !srv.ReadyForConnections(startPatience) {
+	s := &Server{Version: "NATS " + natsserver.VERSION, Stop: func() error {
 		srv.Shutdown()
-		return nil, errors.New("NATS did not come up")
+		srv.WaitForShutdown()
+		return nil
+	}}
+	if !srv.ReadyForConnections(patience) {
+		return nil, stopUnless(s, errors.New("NATS did not come up"))
 	}
-	return &NATS{Address: srv.ClientURL(), Version: "NATS " + natsserver.VERSION, server: srv}, nil
-}
-
-// Stop ends the server.
-func (n *NATS) Stop() error {
-	n.server.Shutdown()
-	n.server.WaitForShutdown()
-	return nil
+	s.Address = srv.ClientURL()
+	return s, nil
 }

@@ -53,7 +53,7 @@ type benchSettings struct {
 func (a *app) newBenchTarget(ctx context.Context, b *benchFlags) (*benchTarget, error) {
 	v, p := thisVersion(), b.plan
 	t := &benchTarget{environment: benchEnvironment{
-		Version: v.Version, Commit: v.Commit, Go: v.Go, Platform: v.Platform, CPU: cpuModel(), Cores: runtime.NumCPU(),
+		Version: v.Version, Commit: v.Commit, Go: v.Go, Platform: v.Platform, CPU: bench.CPUModel(), Cores: runtime.NumCPU(),
 		Settings: benchSettings{
 			Jobs: p.Jobs, Payload: p.Payload, Producers: p.Producers, Workers: p.Workers, Concurrency: p.Concurrency,
 			Rate: p.Rate, DurationSeconds: p.Duration.Seconds(),
@@ -162,18 +162,4 @@ func benchSchema(ctx context.Context, addr config.Ledger) error {
 		return refused("ledger %s has %d migrations pending, and is in use: run 'errand migrate up' first", addr, pending)
 	}
 	return nil
-}
-
-// cpuModel is what the processor calls itself, as far as the system says.
-func cpuModel() string {
-	b, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return runtime.GOARCH
-	}
-	for line := range strings.Lines(string(b)) {
-		if name, model, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(model)
-		}
-	}
-	return runtime.GOARCH
 }
