@@ -16,18 +16,18 @@ type system struct {
 	scenarios []string
 	batch     int // jobs of a call in bulk; zero: 1000
 	bulk      int // producers in bulk and to fill; zero: 16
-	on        runtime
+	on        host
 	settings  string // where they are from
 }
 
-// runtime is how a system is run.
-type runtime int
+// host is how a system is run.
+type host int
 
 const (
-	onErrand       runtime = iota // errand bench
-	onErrandServer                // errand serve, and errand bench --server
-	onGo                          // this program
-	onNode                        // a script in node/
+	onErrand       host = iota // errand bench
+	onErrandServer             // errand serve, and errand bench --server
+	onGo                       // this program
+	onNode                     // a script in node/
 )
 
 // The groups: systems on the same servers are compared with each other.
