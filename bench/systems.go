@@ -56,7 +56,7 @@ var systems = []system{
 	{name: "river-sqlite", label: "River on SQLite", group: onSQLite, module: "github.com/riverqueue/river", scenarios: everything, on: onGo,
 		bulk: 4, settings: "as River; one connection, as its driver's documentation says"},
 	{name: "goqite", label: "goqite", group: onSQLite, module: "maragu.dev/goqite", scenarios: everything, on: onGo,
-		bulk: 4, settings: "its README: cgo driver, WAL, one connection; its job runner with a limit of 10, poll 1 ms; 1000 messages a transaction"},
+		bulk: 4, settings: "its README: cgo driver, WAL, one connection, but with synchronous=FULL, which its driver leaves off; its job runner with a limit of 10, poll 1 ms; 1000 messages a transaction"},
 	{name: "raw-sqlite", label: "raw: insert, claim + finish 500", group: onSQLite, scenarios: []string{"bulk", "drain", "single16", "single64"}, on: onGo,
 		bulk: 1, settings: "no queue: the statements alone, one connection"},
 

@@ -19,8 +19,9 @@ import (
 )
 
 // goqiteSystem is goqite with its job runner. Its README opens SQLite by the cgo
-// driver with a write-ahead log and one connection; that driver's default is to sync
-// at every commit. The runner polls, so it polls often.
+// driver with a write-ahead log and one connection. That driver does not sync at
+// each commit unless it is told to, so it is: all that is compared here is as
+// durable. The runner polls, so it polls often.
 type goqiteSystem struct {
 	db    *sql.DB
 	queue *goqite.Queue
