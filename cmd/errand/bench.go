@@ -22,8 +22,9 @@ const benchLong = `Put a ledger or a server under load, and say how fast it is.
 
 Without flags a temporary SQLite file is measured, in this process. --ledger
 measures a ledger of yours, in this process too; --server a server, with the
-producers and workers here. The environment names neither: load is put only
-where this command line says.
+producers and workers here. With --broker the jobs of the ledger in this process
+go by a carrier. The environment names none of them: load is put only where this
+command line says.
 
 The jobs are of kind bench, in queues of their own, bench-…; no other job is
 touched, and what a scenario leaves is worked off when it ends. So the archive
@@ -54,6 +55,7 @@ type benchFlags struct {
 	duration  durationFlag
 	scenarios []string
 	ledger    string
+	broker    string
 	profile   string
 	server    bool // one was named
 }
@@ -73,6 +75,7 @@ func newBench(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&b.ledger, "ledger", "", "ledger to measure in this process: sqlite:PATH or postgres://… (default: a temporary SQLite file)")
+	f.StringVar(&b.broker, "broker", "", "carrier of ready jobs, beside the ledger in this process: amqp://… or kafka://HOST,HOST…")
 	f.StringSliceVar(&b.scenarios, "scenario", []string{bench.Bulk, bench.Single, bench.Drain, bench.Latency, bench.Steady},
 		"what to measure, in this order: "+strings.Join(bench.Scenarios(), ", "))
 	f.IntVar(&b.plan.Jobs, "jobs", b.plan.Jobs, "jobs of a scenario that counts them")
@@ -103,22 +106,31 @@ func (b *benchFlags) check() error {
 			return usageError("--scenario: %q is not one of %s", clip(s), strings.Join(bench.Scenarios(), ", "))
 		}
 	}
-	addr, err := b.ledgerAddress()
+	if b.server && b.broker != "" {
+		return usageError("--server and --broker are both given: a server has brokers of its own")
+	}
+	_, addr, err := b.settings()
 	if err != nil {
 		return usageError("--%w", err)
 	}
-	if slices.Contains(b.scenarios, bench.Pinned) && addr.Engine != config.Postgres {
+	if slices.Contains(b.scenarios, bench.Pinned) && (b.server || addr.Engine != config.Postgres) {
 		return usageError("--scenario pinned holds a transaction open in PostgreSQL: it needs --ledger postgres://…")
 	}
 	return nil
 }
 
-// ledgerAddress returns the ledger that was named, or none.
-func (b *benchFlags) ledgerAddress() (config.Ledger, error) {
-	if b.ledger == "" {
-		return config.Ledger{}, nil
+// settings are those of a server, for the parts that run in this process.
+func (b *benchFlags) settings() (config.Server, config.Ledger, error) {
+	conf := config.Default()
+	conf.Ledger = b.ledger
+	if b.broker != "" {
+		conf.Broker = config.Addresses{b.broker}
 	}
-	return config.ParseLedger(b.ledger)
+	if err := conf.Check(); err != nil {
+		return conf, config.Ledger{}, err
+	}
+	addr, err := conf.LedgerAddress()
+	return conf, addr, err
 }
 
 // benchReport is the answer.

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 
 	errand "github.com/errandhq/errand"
-	"github.com/errandhq/errand/embedded"
 	"github.com/errandhq/errand/internal/bench"
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/job"
@@ -35,6 +33,7 @@ type benchEnvironment struct {
 	Cores    int           `json:"cores"`
 	Ledger   string        `json:"ledger"` // sqlite or postgres
 	Target   string        `json:"target"` // address of the ledger or server
+	Broker   string        `json:"broker"` // rabbitmq or kafka; empty: leased directly
 	Server   string        `json:"server"` // version of the server; empty: in process
 	Settings benchSettings `json:"settings"`
 }
@@ -64,17 +63,23 @@ func (a *app) newBenchTarget(ctx context.Context, b *benchFlags) (*benchTarget, 
 	of := func(scenario string) *bench.Errand {
 		return &bench.Errand{Queue: "bench-" + run + "-" + scenario, Plan: b.plan, Logger: log}
 	}
-	addr, err := b.ledgerAddress()
+	conf, addr, err := b.settings()
 	switch {
 	case err != nil:
 		return nil, usageError("--%w", err)
 	case b.server:
 		return t, a.benchServer(ctx, t, of)
-	case addr.Engine == "":
-		benchTemporary(t, of, log)
+	}
+	t.environment.Ledger, t.environment.Target = addr.Engine, addr.String()
+	brokers, _ := conf.BrokerAddresses() // settings has checked them
+	for _, one := range brokers {
+		t.environment.Broker = one.Carrier
+	}
+	if b.ledger == "" {
+		benchTemporary(t, conf, of, log)
 		return t, nil
 	}
-	return t, benchLedger(ctx, t, addr, b.ledger, of, log)
+	return t, benchLedger(ctx, t, conf, addr, of, log)
 }
 
 // benchServer aims at the server of --server.
@@ -100,9 +105,9 @@ func (a *app) benchServer(ctx context.Context, t *benchTarget, of func(string) *
 }
 
 // benchTemporary aims at a SQLite file that each scenario has for itself.
-func benchTemporary(t *benchTarget, of func(string) *bench.Errand, log *slog.Logger) {
+func benchTemporary(t *benchTarget, conf config.Server, of func(string) *bench.Errand, log *slog.Logger) {
 	t.throwaway = true
-	t.environment.Ledger, t.environment.Target = config.SQLite, "a temporary file"
+	t.environment.Target = "a temporary file"
 	t.open = func(ctx context.Context, scenario string) (bench.System, error) {
 		dir, err := os.MkdirTemp("", "errand-bench-")
 		if err != nil {
@@ -110,10 +115,13 @@ func benchTemporary(t *benchTarget, of func(string) *bench.Errand, log *slog.Log
 		}
 		e := of(scenario)
 		e.OnClose = func() error { return os.RemoveAll(dir) }
-		e.Producer, err = embedded.Open(ctx, embedded.Config{Path: filepath.Join(dir, "bench.db"), Logger: log})
+		own := conf
+		own.Data = dir
+		n, err := openNode(ctx, own, log)
 		if err != nil {
 			return nil, errors.Join(err, e.OnClose())
 		}
+		e.Producer = n.client()
 		e.Worker = e.Producer
 		return e, nil
 	}
@@ -121,19 +129,18 @@ func benchTemporary(t *benchTarget, of func(string) *bench.Errand, log *slog.Log
 
 // benchLedger aims at a ledger that is somebody's: nothing in it is dropped that
 // its own servers would keep.
-func benchLedger(ctx context.Context, t *benchTarget, addr config.Ledger, name string, of func(string) *bench.Errand, log *slog.Logger) error {
+func benchLedger(ctx context.Context, t *benchTarget, conf config.Server, addr config.Ledger, of func(string) *bench.Errand, log *slog.Logger) error {
 	if err := benchSchema(ctx, addr); err != nil {
 		return err
 	}
-	t.environment.Ledger, t.environment.Target = addr.Engine, addr.String()
-	t.open = func(ctx context.Context, scenario string) (_ bench.System, err error) {
-		e := of(scenario)
-		e.Producer, err = embedded.Open(ctx, embedded.Config{
-			Ledger: name, ArchiveKeep: job.MaxDelay, IdempotencyKeep: job.MaxDelay, Logger: log,
-		})
+	conf.ArchiveKeep, conf.IdempotencyKeep = job.MaxDelay, job.MaxDelay
+	t.open = func(ctx context.Context, scenario string) (bench.System, error) {
+		n, err := openNode(ctx, conf, log)
 		if err != nil {
 			return nil, err
 		}
+		e := of(scenario)
+		e.Producer = n.client()
 		e.Worker = e.Producer
 		return e, nil
 	}

@@ -47,6 +47,9 @@ func (a *app) printBench(r benchReport) {
 	if env.Server != "" {
 		where = "server " + env.Server
 	}
+	if env.Broker != "" {
+		where += ", by " + env.Broker
+	}
 	a.out.linef("%s  %s, %s, %s", headStyle.Render("errand "+env.Version), env.Ledger, env.Target, where)
 	a.out.linef("%s", faintStyle.Render(fmt.Sprintf("%s, %d cores, %s; payload %d B, %d producers, %d workers × %d",
 		env.CPU, env.Cores, env.Go, env.Settings.Payload, env.Settings.Producers, env.Settings.Workers, env.Settings.Concurrency)))

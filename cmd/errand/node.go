@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 
+	errand "github.com/errandhq/errand"
 	"github.com/errandhq/errand/broker"
 	"github.com/errandhq/errand/internal/api"
 	"github.com/errandhq/errand/internal/config"
@@ -28,9 +29,25 @@ type node struct {
 	server  *server.Server
 }
 
-// newNode opens the ledger and listens. Nothing is served yet; run does that,
+// newNode opens the parts and listens. Nothing is served yet; run does that,
 // or close frees it.
 func newNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, error) {
+	n, err := openNode(ctx, conf, log)
+	if err != nil {
+		return nil, err
+	}
+	n.server, err = server.New(n.service, n.engine, server.Config{
+		Listen: conf.Listen, TokenFile: conf.AuthTokenFile, TLSCert: conf.TLSCert, TLSKey: conf.TLSKey,
+		TLSInFront: conf.TLSInFront, DrainDelay: conf.DrainDelay, Grace: conf.Grace, Logger: log,
+	})
+	if err != nil {
+		return nil, errors.Join(serverError(err), n.closeParts())
+	}
+	return n, nil
+}
+
+// openNode opens the parts of a node that has no server.
+func openNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, error) {
 	addr, err := conf.LedgerAddress()
 	if err != nil {
 		return nil, usageError("%w", err)
@@ -55,13 +72,6 @@ func newNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, 
 		Version: thisVersion().Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(brokers)),
 		MaxPayload: int(conf.MaxPayload), Logger: log,
 	})
-	n.server, err = server.New(n.service, n.engine, server.Config{
-		Listen: conf.Listen, TokenFile: conf.AuthTokenFile, TLSCert: conf.TLSCert, TLSKey: conf.TLSKey,
-		TLSInFront: conf.TLSInFront, DrainDelay: conf.DrainDelay, Grace: conf.Grace, Logger: log,
-	})
-	if err != nil {
-		return nil, errors.Join(serverError(err), n.closeParts())
-	}
 	return n, nil
 }
 
@@ -85,6 +95,19 @@ func (n *node) run(ctx context.Context) error {
 	err := n.server.Run(ctx)
 	stop()
 	return errors.Join(err, <-ended, n.closeParts())
+}
+
+// client runs the engine of a node that has no server, and returns a client of it
+// by direct calls, whose Close ends all of it.
+func (n *node) client() *errand.Client {
+	running, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.engine.Run(running) }()
+	return errand.NewClient(n.service, func() error {
+		n.engine.Drain()
+		stop()
+		return errors.Join(<-ended, n.closeParts())
+	})
 }
 
 // close frees a node that was never run.
