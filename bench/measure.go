@@ -92,10 +92,14 @@ func (r *runner) errandBench(ctx context.Context, sc scenario, p bench.Plan, tar
 	return exec.CommandContext(ctx, r.errand, args...)
 }
 
-// ledgerFlags name the ledger: on SQLite the bench makes a file of its own.
+// ledgerFlags name what the jobs are kept in, and what carries them: on SQLite
+// the bench makes a file of its own.
 func (r *runner) ledgerFlags(sys system, address string) []string {
-	if sys.group == onSQLite {
+	switch {
+	case sys.group == onSQLite:
 		return nil
+	case sys.name == "errand-rabbitmq":
+		return []string{"--ledger", address, "--broker", r.broker}
 	}
 	return []string{"--ledger", address}
 }

@@ -22,6 +22,7 @@ type runner struct {
 	started     time.Time
 	load        string // of the machine, beforehand
 	environment json.RawMessage
+	broker      string   // address of RabbitMQ, while it runs
 	versions    []string // of the servers
 	figures     []figure
 	count, all  int
@@ -172,7 +173,9 @@ func (r *runner) postgresBed(ctx context.Context) (bed, error) {
 	if err != nil {
 		return bed{}, err
 	}
-	r.versions = append(r.versions, s.Version+" (default durability, shared_buffers 1 GB)")
+	if said := s.Version + " (default durability, shared_buffers 1 GB)"; !slices.Contains(r.versions, said) {
+		r.versions = append(r.versions, said)
+	}
 	n := 0
 	return bed{stop: s.Stop, fresh: func(ctx context.Context, _ system) (string, func() error, error) {
 		n++
@@ -186,29 +189,41 @@ func (r *runner) freshFile(context.Context, system) (string, func() error, error
 	return filepath.Join(dir, "bench.db"), func() error { return os.RemoveAll(dir) }, err
 }
 
-// carrierBed starts the carriers that are to run, each of which empties its own queue.
-func (r *runner) carrierBed(ctx context.Context) (b bed, err error) {
-	addresses := map[string]string{}
-	var stops []func() error
-	b.stop = func() error {
-		var errs []error
-		for _, stop := range stops {
-			errs = append(errs, stop())
-		}
-		return errors.Join(errs...)
+// carrierBed starts the carriers that are to run, each of which empties its own
+// queue, and PostgreSQL for Errand beside them.
+func (r *runner) carrierBed(ctx context.Context) (bed, error) {
+	records, err := r.postgresBed(ctx)
+	if err != nil {
+		return bed{}, err
 	}
-	b.fresh = func(_ context.Context, sys system) (string, func() error, error) {
-		return addresses[sys.name], func() error { return nil }, nil
+	running := map[string]*services.Server{}
+	b := bed{stop: func() error {
+		err := records.stop()
+		for _, s := range running {
+			err = errors.Join(err, s.Stop())
+		}
+		return err
+	}}
+	b.fresh = func(ctx context.Context, sys system) (string, func() error, error) {
+		if sys.on == onErrand {
+			return records.fresh(ctx, sys)
+		}
+		return running[sys.name].Address, func() error { return nil }, nil
 	}
 	start := map[string]func(dir string) (*services.Server, error){"rabbitmq": services.RabbitMQ, "nats": services.NATS}
-	for _, sys := range r.chosen(onCarrier) {
-		s, err := start[sys.name](r.dir)
+	for name, serve := range start {
+		if !slices.ContainsFunc(r.chosen(onCarrier), func(s system) bool { return s.carrier() == name }) {
+			continue
+		}
+		s, err := serve(r.dir)
 		if err != nil {
 			return b, errors.Join(err, b.stop())
 		}
-		addresses[sys.name] = s.Address
-		stops = append(stops, s.Stop)
+		running[name] = s
 		r.versions = append(r.versions, s.Version)
+	}
+	if s := running["rabbitmq"]; s != nil {
+		r.broker = s.Address
 	}
 	return b, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/errandhq/errand/internal/bench"
@@ -65,11 +66,16 @@ var systems = []system{
 	{name: "bullmq", label: "BullMQ", group: onRedis, module: "bullmq", scenarios: everything[:5], on: onNode,
 		bulk: 4, settings: "its guide on concurrency: 300; addBulk; removeOnComplete"},
 
+	{name: "errand", label: "Errand on PostgreSQL", group: onCarrier, scenarios: everything},
+	{name: "errand-rabbitmq", label: "Errand on PostgreSQL by RabbitMQ", group: onCarrier, scenarios: []string{"drain", "latency", "steady"}},
 	{name: "rabbitmq", label: "RabbitMQ", group: onCarrier, scenarios: everything, on: onGo,
 		bulk: 4, settings: "quorum queue, confirms after each 1000, prefetch 2000, acknowledgements of 200"},
 	{name: "nats", label: "NATS JetStream", group: onCarrier, scenarios: everything, on: onGo,
 		bulk: 4, settings: "file storage at its default sync interval (an answer is not yet on disk), async publishing, pull consumer"},
 }
+
+// carrier is what brings the system's jobs, if it is in that group.
+func (s system) carrier() string { return strings.TrimPrefix(s.name, "errand-") }
 
 // systemNames lists what -peers may name: all but Errand, which always runs.
 func systemNames() []string {
