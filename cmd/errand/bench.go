@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"runtime/pprof"
@@ -85,7 +84,7 @@ func newBench(a *app) *cobra.Command {
 	f.IntVar(&b.plan.Concurrency, "concurrency", b.plan.Concurrency, "jobs at a time, of each worker")
 	f.Float64Var(&b.plan.Rate, "rate", 0, "jobs a second in latency and steady (default: 200 in latency, as fast as it goes in steady)")
 	f.Var(&b.duration, "duration", "how long latency, steady and pinned go on")
-	f.StringVar(&b.profile, "cpu-profile", "", "file for a CPU profile of this process, to be read by go tool pprof")
+	f.StringVar(&b.profile, "cpu-profile", "", "file for a CPU profile of this process while the first scenario is measured, for go tool pprof")
 	return cmd
 }
 
@@ -144,7 +143,7 @@ func (a *app) bench(ctx context.Context, b *benchFlags) error {
 	if err != nil {
 		return err
 	}
-	stopProfile, err := profileCPU(b.profile)
+	profile, err := newCPUProfile(b.profile)
 	if err != nil {
 		return err
 	}
@@ -155,31 +154,53 @@ func (a *app) bench(ctx context.Context, b *benchFlags) error {
 	}
 	bar := &benchProgress{w: a.stderr, shown: isTerminal(a.stderr)}
 	r := &bench.Runner{
-		Plan: b.plan, Open: target.open, Throwaway: target.throwaway, Pin: target.pin, GiveUp: giveUp, Progress: bar.show,
+		Plan: b.plan, Open: target.open, Throwaway: target.throwaway, Pin: target.pin, GiveUp: giveUp,
+		Measuring: profile.measuring, Progress: bar.show,
 	}
 	if !bar.shown {
 		r.Progress = nil
 	}
 	results, err := r.Run(ctx, b.scenarios)
 	bar.finish()
-	err = errors.Join(err, stopProfile())
+	err = errors.Join(err, profile.close())
 	report := benchReport{Scenarios: results, Environment: target.environment}
 	return errors.Join(err, a.out.value(report, func() { a.printBench(report) }))
 }
 
-// profileCPU writes a profile of this process until stop.
-func profileCPU(path string) (stop func() error, err error) {
-	if path == "" {
-		return func() error { return nil }, nil
+// cpuProfile is a profile of the first piece of work that is measured, and of
+// nothing else.
+type cpuProfile struct {
+	file *os.File // nil: none
+	over bool
+	err  error
+}
+
+func newCPUProfile(path string) (p *cpuProfile, err error) {
+	p = &cpuProfile{over: path == ""}
+	if path != "" {
+		if p.file, err = os.Create(path); err != nil {
+			return nil, usageError("--cpu-profile: %w", err)
+		}
 	}
-	f, err := os.Create(path)
-	if err != nil {
-		return nil, usageError("--cpu-profile: %w", err)
+	return p, nil
+}
+
+func (p *cpuProfile) measuring(on bool) {
+	switch {
+	case p.over:
+	case on:
+		p.err = pprof.StartCPUProfile(p.file)
+	default:
+		p.over = true
+		pprof.StopCPUProfile()
 	}
-	if err := pprof.StartCPUProfile(f); err != nil {
-		return nil, errors.Join(fmt.Errorf("--cpu-profile: %w", err), f.Close())
+}
+
+func (p *cpuProfile) close() error {
+	if p.file == nil {
+		return nil
 	}
-	return func() error { pprof.StopCPUProfile(); return f.Close() }, nil
+	return errors.Join(p.err, p.file.Close())
 }
 
 // secondSignal returns a context that the second SIGINT or SIGTERM ends: the

@@ -126,6 +126,8 @@ type Runner struct {
 	Pin func(ctx context.Context) (release func() error, err error)
 	// GiveUp, if set, ends what is left to be cleaned up after the end of Run's context.
 	GiveUp context.Context
+	// Measuring, if set, is told when a clock starts, and when it has stopped.
+	Measuring func(bool)
 	// Progress, if set, is told now and then, from one goroutine at a time.
 	Progress func(Progress)
 }
@@ -158,7 +160,7 @@ func (r *Runner) scenario(ctx context.Context, name string) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &load{plan: r.Plan, sys: sys, name: name, epoch: time.Now()}
+	l := &load{plan: r.Plan, sys: sys, name: name, measuring: r.Measuring, epoch: time.Now()}
 	stop := l.report(r.Progress)
 	res := &Result{Name: name}
 	switch name {

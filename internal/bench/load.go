@@ -12,10 +12,11 @@ import (
 
 // load is one scenario's producers and workers, and what they have counted.
 type load struct {
-	plan  Plan
-	sys   System
-	name  string
-	epoch time.Time // what the stamps of payloads count from
+	plan      Plan
+	sys       System
+	name      string
+	measuring func(bool) // see Runner
+	epoch     time.Time  // what the stamps of payloads count from
 
 	enqueued atomic.Int64
 	handled  atomic.Int64

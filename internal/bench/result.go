@@ -44,11 +44,20 @@ type clock struct {
 	cpu time.Duration
 }
 
-func startClock() clock { return clock{at: time.Now(), cpu: cpuTime()} }
+// start starts the clock.
+func (l *load) start() clock {
+	if l.measuring != nil {
+		l.measuring(true)
+	}
+	return clock{at: time.Now(), cpu: cpuTime()}
+}
 
-// took sets the rate of jobs done since c.
-func (r *Result) took(jobs int64, c clock) {
+// took stops the clock and sets a result's rate.
+func (l *load) took(r *Result, jobs int64, c clock) {
 	d, cpu := time.Since(c.at), cpuTime()-c.cpu
+	if l.measuring != nil {
+		l.measuring(false)
+	}
 	r.Jobs, r.Seconds = jobs, d.Seconds()
 	if jobs > 0 && d > 0 {
 		r.JobsPerSecond = float64(jobs) / d.Seconds()

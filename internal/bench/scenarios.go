@@ -19,9 +19,9 @@ func (l *load) single(ctx context.Context, res *Result) error { return l.produce
 func (l *load) produce(ctx context.Context, res *Result, size int) error {
 	calls := newLatencies()
 	l.begin("enqueue", &l.enqueued, l.plan.Jobs)
-	clock := startClock()
+	clock := l.start()
 	err := l.fill(ctx, l.plan.Jobs, size, calls)
-	res.took(l.enqueued.Load(), clock)
+	l.took(res, l.enqueued.Load(), clock)
 	calls.into(res)
 	return err
 }
@@ -45,7 +45,7 @@ func (l *load) prepare(ctx context.Context, n int) error {
 func (l *load) empty(ctx context.Context, res *Result, n int64) error {
 	before := l.handled.Load()
 	l.begin("work", &l.handled, int(n))
-	clock := startClock()
+	clock := l.start()
 	c, err := l.hire(ctx, nil)
 	if err != nil {
 		return err
@@ -53,7 +53,7 @@ func (l *load) empty(ctx context.Context, res *Result, n int64) error {
 	err = c.await(ctx, before+n)
 	err = errors.Join(err, c.stop())
 	// What was in hand when the last was reached is done too, on the same clock.
-	res.took(l.handled.Load()-before, clock)
+	l.took(res, l.handled.Load()-before, clock)
 	return err
 }
 
@@ -70,12 +70,12 @@ func (l *load) latency(ctx context.Context, res *Result) error {
 		return err
 	}
 	l.begin("work", &l.handled, scheduled(rate, l.plan.Duration))
-	clock := startClock()
+	clock := l.start()
 	err = l.openLoop(ctx, rate)
 	if err == nil {
 		err = c.await(ctx, l.enqueued.Load())
 	}
-	res.took(l.handled.Load(), clock)
+	l.took(res, l.handled.Load(), clock)
 	err = errors.Join(err, c.stop())
 	lat.into(res)
 	return err
@@ -123,13 +123,13 @@ func (l *load) steady(ctx context.Context, res *Result) error {
 		return err
 	}
 	l.begin("work", &l.handled, 0)
-	clock := startClock()
+	clock := l.start()
 	if l.plan.Rate > 0 {
 		err = l.openLoop(ctx, l.plan.Rate)
 	} else {
 		err = l.closedLoop(ctx)
 	}
-	res.took(l.handled.Load(), clock)
+	l.took(res, l.handled.Load(), clock)
 	line.into(res, time.Since(clock.at))
 	lat.into(res)
 	if err == nil {
