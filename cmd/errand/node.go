@@ -28,12 +28,36 @@ type node struct {
 	engine  *engine.Engine
 	service *api.Service
 	server  *server.Server
+	meters  *metrics.Metrics // nil: nothing is measured
 	canary  *canary.Canaries // nil: none
 }
 
-// newNode opens the ledger and listens. Nothing is served yet; run does that,
+// newNode opens the parts and listens. Nothing is served yet; run does that,
 // or close frees it.
 func newNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, error) {
+	n, err := openNode(ctx, conf, log)
+	if err != nil {
+		return nil, err
+	}
+	sc := server.Config{
+		Listen: conf.Listen, TokenFile: conf.AuthTokenFile, TLSCert: conf.TLSCert, TLSKey: conf.TLSKey,
+		TLSInFront: conf.TLSInFront, DrainDelay: conf.DrainDelay, Grace: conf.Grace, Logger: log,
+	}
+	if n.meters != nil {
+		sc.Metrics, sc.MetricsListen = n.meters.Handler(), conf.MetricsListen
+		sc.Interceptors = append(sc.Interceptors, n.meters.Calls())
+	}
+	if n.server, err = server.New(n.service, n.engine, sc); err != nil {
+		return nil, errors.Join(serverError(err), n.closeParts())
+	}
+	if len(conf.Canary) > 0 {
+		n.canary = canary.New(n.engine, errand.NewClient(n.service, nil), n.meters, conf.Canary, log)
+	}
+	return n, nil
+}
+
+// openNode opens the parts of a node that has no server.
+func openNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, error) {
 	addr, err := conf.LedgerAddress()
 	if err != nil {
 		return nil, usageError("%w", err)
@@ -65,20 +89,7 @@ func newNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, 
 		Version: thisVersion().Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(brokers)),
 		MaxPayload: int(conf.MaxPayload), Logger: log,
 	})
-	sc := server.Config{
-		Listen: conf.Listen, TokenFile: conf.AuthTokenFile, TLSCert: conf.TLSCert, TLSKey: conf.TLSKey,
-		TLSInFront: conf.TLSInFront, DrainDelay: conf.DrainDelay, Grace: conf.Grace, Logger: log,
-	}
-	if m != nil {
-		sc.Metrics, sc.MetricsListen = m.Handler(), conf.MetricsListen
-		sc.Interceptors = append(sc.Interceptors, m.Calls())
-	}
-	if n.server, err = server.New(n.service, n.engine, sc); err != nil {
-		return nil, errors.Join(serverError(err), n.closeParts())
-	}
-	if len(conf.Canary) > 0 {
-		n.canary = canary.New(n.engine, errand.NewClient(n.service, nil), m, conf.Canary, log)
-	}
+	n.meters = m
 	return n, nil
 }
 
@@ -125,6 +136,19 @@ func (n *node) fly(ctx context.Context) error {
 		return nil
 	}
 	return n.canary.Run(ctx)
+}
+
+// client runs the engine of a node that has no server, and returns a client of it
+// by direct calls, whose Close ends all of it.
+func (n *node) client() *errand.Client {
+	running, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.engine.Run(running) }()
+	return errand.NewClient(n.service, func() error {
+		n.engine.Drain()
+		stop()
+		return errors.Join(<-ended, n.closeParts())
+	})
 }
 
 // close frees a node that was never run.

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/errandhq/errand/broker"
 	"github.com/errandhq/errand/broker/kafka"
 	"github.com/errandhq/errand/broker/rabbitmq"
@@ -96,6 +98,21 @@ func ledgerSQL(addr config.Ledger) string {
 		return postgres.Print()
 	}
 	return sqlite.Print()
+}
+
+// pinLedger opens a transaction that sees the database as it is now, and so holds
+// vacuum back, until release.
+func pinLedger(ctx context.Context, addr config.Ledger) (release func() error, err error) {
+	conn, err := pgx.Connect(ctx, addr.DSN)
+	if err != nil {
+		return nil, err
+	}
+	release = func() error { return conn.Close(context.WithoutCancel(ctx)) }
+	_, err = conn.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SELECT pg_current_snapshot()")
+	if err != nil {
+		return nil, errors.Join(err, release())
+	}
+	return release, nil
 }
 
 // fenceLedger raises all tokens and returns how many jobs have one.

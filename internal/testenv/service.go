@@ -22,9 +22,9 @@ type Service struct {
 // Stop ends the server and removes its files.
 func (s *Service) Stop() error { return s.host.end() }
 
-// serve makes a service by a starter that was written for tests: start returns
+// Serve makes a service by a starter that was written for tests: start returns
 // the address, and what it leaves with t.Cleanup is done at Stop.
-func serve(env string, start func(t testing.TB) string) (*Service, error) {
+func Serve(env string, start func(t testing.TB) string) (*Service, error) {
 	s := &Service{Env: env, host: &host{ctx: context.Background()}}
 	if s.host.run(func() { s.Address = start(s.host) }) {
 		return s, nil
