@@ -66,8 +66,8 @@ func killUnderLoad(t *testing.T, c *cluster.Cluster, seed uint64, rng *rand.Rand
 	}
 	n := jobs(t)
 	stop, stopped := make(chan struct{}), make(chan int, 2)
-	go func() { stopped <- killer(processes(c), rng, stop) }()
 	brokers := rand.New(rand.NewPCG(rng.Uint64(), seed)) // they take long to start: they have a killer of their own
+	go func() { stopped <- killer(processes(c), rng, stop) }()
 	go func() { stopped <- killer(nodes(c), brokers, stop) }()
 	load := c.Produce(n, spread(n), seed)
 	close(stop)
