@@ -57,6 +57,7 @@ const (
 	ReasonSchemaTooOld     Reason = "SCHEMA_TOO_OLD"     // migrations are pending and --migrate=check is set
 	ReasonNoBroker         Reason = "NO_BROKER"          // the route's broker is none of this server's
 	ReasonBrokerDown       Reason = "BROKER_UNAVAILABLE" // the carrier cannot be reached; jobs go on without it
+	ReasonBrokerRefused    Reason = "BROKER_REFUSED"     // the carrier refuses, and will again until an operator acts; jobs go on without it
 	ReasonUnauthenticated  Reason = "UNAUTHENTICATED"
 	ReasonPermissionDenied Reason = "PERMISSION_DENIED"
 )

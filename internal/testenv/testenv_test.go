@@ -93,3 +93,15 @@ func TestTmpfsFillsUp(t *testing.T) {
 		t.Error("2 MiB fit into a file system of 1 MiB")
 	}
 }
+
+// processesWith returns the processes whose command line contains text.
+func processesWith(t *testing.T, text string) (out []string) {
+	t.Helper()
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil && strings.Contains(string(b), text) {
+			out = append(out, strings.ReplaceAll(string(b), "\x00", " "))
+		}
+	}
+	return out
+}

@@ -5,13 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,12 +41,6 @@ type Server struct {
 	proc  *process
 }
 
-// process is one run of the server; done is closed when it was waited for.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{}
-}
-
 // StartPostgres makes a server with initdb and starts it. It fails the test
 // if PostgreSQL is not installed.
 func StartPostgres(t testing.TB, opts Options) *Server {
@@ -63,25 +54,14 @@ func StartPostgres(t testing.TB, opts Options) *Server {
 
 func newServer(t testing.TB, opts Options) *Server {
 	t.Helper()
-	base, err := os.MkdirTemp(opts.Dir, "errand-pg-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &Server{t: t, opts: opts, base: base, port: FreePort(t), owner: unprivileged(t)}
+	owner := unprivileged(t)
+	s := &Server{t: t, opts: opts, base: home(t, opts.Dir, "errand-pg-", owner), port: FreePort(t), owner: owner}
 	t.Cleanup(func() {
 		s.Kill()
 		if t.Failed() {
-			t.Logf("the end of PostgreSQL's log:\n%s", s.logTail())
-		}
-		if err := os.RemoveAll(base); err != nil {
-			t.Errorf("remove the test server's files: %v", err)
+			t.Logf("the end of PostgreSQL's log:\n%s", tail(s.logFile()))
 		}
 	})
-	if s.owner != nil {
-		if err := os.Chown(base, int(s.owner.Uid), int(s.owner.Gid)); err != nil {
-			t.Fatal(err)
-		}
-	}
 	s.writeClock(0)
 	return s
 }
@@ -125,39 +105,19 @@ func (s *Server) Start() {
 			return
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("start PostgreSQL: %v\n%s", err, s.logTail())
+			s.t.Fatalf("start PostgreSQL: %v\n%s", err, tail(s.logFile()))
 		}
 		pause()
 	}
 }
 
 func (s *Server) tryStart(deadline time.Time) error {
-	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	p, err := launch(s.command("postgres", "-D", s.data()), s.logFile())
 	if err != nil {
 		return err
 	}
-	defer log.Close()
-	cmd := s.command("postgres", "-D", s.data())
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	go func() { defer close(p.done); _ = cmd.Wait() }()
 	s.proc = p
-	for time.Now().Before(deadline) {
-		select {
-		case <-p.done:
-			s.proc = nil
-			return fmt.Errorf("the server ended at once: %s", cmd.ProcessState)
-		default:
-		}
-		if err = s.ping(); err == nil {
-			return nil
-		}
-		pause()
-	}
-	return fmt.Errorf("it takes no connections: %w", err)
+	return p.await(s.ping, deadline)
 }
 
 func (s *Server) ping() error {
@@ -174,25 +134,12 @@ func (s *Server) ping() error {
 // Kill ends the server as kill -9 would and waits until the process is gone.
 // It does nothing to a server that is not running.
 func (s *Server) Kill() {
-	if s.proc == nil {
-		return
-	}
-	s.Signal(syscall.SIGKILL)
-	<-s.proc.done
+	s.proc.kill()
 	s.proc = nil
 }
 
-// Signal sends a signal to the server's main process and all its children
-// (SIGSTOP must reach each of them to freeze the whole).
-func (s *Server) Signal(sig syscall.Signal) {
-	if s.proc == nil {
-		return
-	}
-	pid := s.proc.cmd.Process.Pid
-	for _, p := range append([]int{pid}, childrenOf(pid)...) {
-		_ = syscall.Kill(p, sig) // a child that has just ended is no error
-	}
-}
+// Signal sends a signal to the server's main process and all its children.
+func (s *Server) Signal(sig syscall.Signal) { s.proc.signal(sig) }
 
 // DSN returns the connection string of a database on this server.
 func (s *Server) DSN(database string) string {
@@ -200,7 +147,7 @@ func (s *Server) DSN(database string) string {
 }
 
 // Address returns host:port.
-func (s *Server) Address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
+func (s *Server) Address() string { return local(s.port) }
 
 // Exec runs one statement as the superuser in the database named.
 func (s *Server) Exec(database, sql string) {
@@ -288,20 +235,12 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(program(s.t, name), args...)
 	cmd.Dir = s.base
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "PGDATA=", "PGUSER=", "PGDATABASE=")
-	cmd.SysProcAttr = attributes(s.owner)
+	cmd.SysProcAttr = attributes(s.owner, syscall.SIGQUIT)
 	if s.opts.FakeClock && name == "postgres" {
 		cmd.Env = append(cmd.Env, "LD_PRELOAD="+fakeTimeLibrary(s.t), "FAKETIME_TIMESTAMP_FILE="+s.clock(),
 			"FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1", "DONT_FAKE_MONOTONIC=1")
 	}
 	return cmd
-}
-
-func (s *Server) logTail() string {
-	b, err := os.ReadFile(s.logFile())
-	if err != nil {
-		return err.Error()
-	}
-	return string(b[max(0, len(b)-4000):])
 }
 
 // program finds a program of PostgreSQL, on PATH or where Debian keeps it.
@@ -327,60 +266,14 @@ func fakeTimeLibrary(t testing.TB) string {
 	return found[0]
 }
 
-// unprivileged returns the user that PostgreSQL, which refuses root, runs as;
-// nil for "as we are".
-func unprivileged(t testing.TB) *syscall.Credential {
-	t.Helper()
-	if os.Getuid() != 0 {
-		return nil
-	}
-	for _, name := range []string{"postgres", "nobody"} {
-		u, err := user.Lookup(name)
-		if err != nil {
-			continue
-		}
-		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
-		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
-		if err1 == nil && err2 == nil {
-			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-		}
-	}
-	t.Fatal("testenv: as root a user named postgres or nobody is needed to run PostgreSQL")
-	return nil
+// ServePostgres starts the server of a whole run. fsync is off for it alone:
+// that only makes the tests faster. The tests that crash a database start
+// servers of their own, with fsync on.
+func ServePostgres(dir string) (*Service, error) {
+	return serve(Env, func(t testing.TB) string {
+		s := StartPostgres(t, Options{Dir: dir, Settings: map[string]string{
+			"fsync": "off", "full_page_writes": "off", "max_connections": "300", "shared_buffers": "256MB",
+		}})
+		return s.DSN("postgres")
+	})
 }
-
-// childrenOf returns the processes whose parent is pid, by the process table.
-func childrenOf(pid int) []int {
-	var out []int
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, path := range stats {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		// The fields after the name, which is in parentheses, are state and parent.
-		rest := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-		if len(rest) < 2 || rest[1] != strconv.Itoa(pid) {
-			continue
-		}
-		if child, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
-			out = append(out, child)
-		}
-	}
-	return out
-}
-
-// FreePort returns a loopback port that nobody listens on at this moment.
-func FreePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-// pause is the interval between two looks at something outside of this
-// process that cannot signal.
-func pause() { <-time.After(20 * time.Millisecond) }
