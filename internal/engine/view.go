@@ -298,8 +298,8 @@ func (e *Engine) hear(n cache.News) {
 			done = append(done, n.Entries[i].ID)
 		}
 	}
-	e.waits.finished(done)
 	e.watches.tell(n.Entries)
+	e.waits.finished(done)
 }
 
 // away reports whether the cache is left alone at the moment.

@@ -202,7 +202,9 @@ func (w *watching) run(ctx context.Context) error {
 		case <-w.one.bell:
 			err = w.pass(ctx)
 		case <-w.call.bell: // one of the ids is final, or gone
-			err = w.reread(ctx)
+			if err = w.pass(ctx); err == nil {
+				err = w.reread(ctx)
+			}
 		case <-beat.C:
 			err = w.each(WatchEvent{})
 		case <-w.e.draining:
