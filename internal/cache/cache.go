@@ -22,8 +22,8 @@ type Cache interface {
 	// one whose TTL is not positive is not stored. The entries may be in any order, and may
 	// name one id several times.
 	//
-	// Those with Tell that raised the version of what was held (nothing counts
-	// as version 0) are told to whoever watches.
+	// Those with Tell that raised the version of what was held, or took the place
+	// of nothing, are told to whoever watches.
 	Put(ctx context.Context, entries []Entry) error
 
 	// Get returns what is held of the ids, in any order: tombstones too.

@@ -21,7 +21,7 @@ const (
 	fenceTTL       = time.Minute            // of other states: only to keep older ones away
 	lateAfter      = 30 * time.Second       // an entry that could not be written for so long is dropped
 	readPatience   = 150 * time.Millisecond // for the cache, before the ledger is asked
-	writePatience  = 2 * time.Second
+	writePatience  = time.Second
 	breakAfter     = 3               // failures in a row, before the cache is left alone
 	breakFor       = 2 * time.Second // before it is tried again
 	writeBatch     = job.MaxBatch
@@ -304,5 +304,5 @@ func (e *Engine) hear(n cache.News) {
 
 // away reports whether the cache is left alone at the moment.
 func (v *view) away() bool {
-	return v.reads.State() == gobreaker.StateOpen || v.writes.State() == gobreaker.StateOpen
+	return v.reads.State() != gobreaker.StateClosed || v.writes.State() != gobreaker.StateClosed
 }

@@ -36,6 +36,7 @@ type part struct {
 var parts = []part{
 	{"postgres", testenv.Env, testenv.ServePostgres},
 	{"rabbitmq", testenv.RabbitMQEnv, testenv.ServeRabbitMQ},
+	{"redis", testenv.RedisEnv, testenv.ServeRedis},
 }
 
 func main() {
