@@ -17,6 +17,9 @@ import (
 
 	"github.com/errandhq/errand"
 	"github.com/errandhq/errand/internal/api"
+	"github.com/errandhq/errand/internal/cache"
+	"github.com/errandhq/errand/internal/cache/memory"
+	"github.com/errandhq/errand/internal/cache/rediscache"
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/internal/engine"
 	"github.com/errandhq/errand/job"
@@ -30,11 +33,13 @@ import (
 type Config struct {
 	Ledger string // sqlite:PATH or postgres://…
 	Path   string // short for Ledger "sqlite:" + Path
+	Cache  string // of job states: memory (the default), none, or a Redis that processes share, redis://… or rediss://…
 
 	SessionTTL      time.Duration    // 30 s: a worker not heard of for so long is dead
 	PollInterval    time.Duration    // 500 ms: how late new work of other processes is noticed, at worst
 	MaxPayload      int              // 1 MiB, in bytes
 	MaxDepth        map[string]int64 // no bound: scheduled and ready jobs a queue; "*" for all others
+	CacheTTL        time.Duration    // 5 min: how long the cache keeps final states
 	CrashLimit      int              // 3: crashes that make a job dead
 	BackoffBase     time.Duration    // 1 s: ceiling of the delay before the second attempt
 	BackoffCap      time.Duration    // 1 h: no retry waits longer
@@ -65,11 +70,23 @@ func Open(ctx context.Context, c Config) (*errand.Client, error) {
 	if err != nil {
 		return nil, openError(addr, err)
 	}
-	e := engine.New(l, settings.Engine(log))
+	view, err := openCache(ctx, settings, l)
+	if err != nil {
+		return nil, errors.Join(openError(addr, err), l.Close())
+	}
+	conf := settings.Engine(log)
+	conf.Cache = view
+	e := engine.New(l, conf)
 	svc := api.New(e, api.Config{
-		Version: errand.Version, Ledger: addr.Engine, MaxPayload: int(settings.MaxPayload), Logger: log,
+		Version: errand.Version, Ledger: addr.Engine, Cache: settings.CacheKind(), MaxPayload: int(settings.MaxPayload), Logger: log,
 	})
-	in := start(e, l, svc)
+	in := start(e, svc, func() error {
+		err := l.Close()
+		if view != nil {
+			err = errors.Join(err, view.Close())
+		}
+		return err
+	})
 	return errand.NewClient(in, in.close), nil
 }
 
@@ -88,7 +105,7 @@ func (c Config) settings() (config.Server, config.Ledger, error) {
 	}
 	for to, from := range map[*time.Duration]time.Duration{
 		&s.SessionTTL: c.SessionTTL, &s.PollInterval: c.PollInterval,
-		&s.BackoffBase: c.BackoffBase, &s.BackoffCap: c.BackoffCap,
+		&s.CacheTTL: c.CacheTTL, &s.BackoffBase: c.BackoffBase, &s.BackoffCap: c.BackoffCap,
 		&s.ArchiveKeep: c.ArchiveKeep, &s.DeadKeep: c.DeadKeep, &s.IdempotencyKeep: c.IdempotencyKeep,
 	} {
 		if from != 0 {
@@ -100,6 +117,9 @@ func (c Config) settings() (config.Server, config.Ledger, error) {
 	}
 	if c.CrashLimit != 0 {
 		s.CrashLimit = c.CrashLimit
+	}
+	if c.Cache != "" {
+		s.Cache = c.Cache
 	}
 	s.MaxDepth = c.MaxDepth
 	if err := s.Check(); err != nil {
@@ -116,6 +136,26 @@ func openLedger(ctx context.Context, addr config.Ledger, log *slog.Logger) (ledg
 	return sqlite.Open(ctx, addr.Path, sqlite.Options{Logger: log})
 }
 
+// openCache makes the cache, nil for none.
+func openCache(ctx context.Context, s config.Server, l ledger.Ledger) (cache.Cache, error) {
+	addr, err := config.ParseCache(s.Cache)
+	switch {
+	case err != nil || addr.Kind == config.CacheNone:
+		return nil, err
+	case addr.Kind == config.CacheMemory:
+		return memory.New(0), nil
+	}
+	name, err := l.Identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	view, err := rediscache.New(addr.URL, name)
+	if err != nil {
+		return nil, job.Errorf(job.InvalidArgument, job.ReasonBadField, "cache: %w", err)
+	}
+	return view, nil
+}
+
 // openError speaks to the program's author, who may see what went wrong, but
 // not the address's password.
 func openError(addr config.Ledger, err error) error {
@@ -125,8 +165,8 @@ func openError(addr config.Ledger, err error) error {
 	}
 }
 
-// start runs the engine until the service's close.
-func start(e *engine.Engine, l ledger.Ledger, svc *api.Service) *service {
+// start runs the engine until the service's close, which calls free last.
+func start(e *engine.Engine, svc *api.Service, free func() error) *service {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- e.Run(ctx) }()
@@ -136,7 +176,7 @@ func start(e *engine.Engine, l ledger.Ledger, svc *api.Service) *service {
 		e.Drain()
 		s.calls.Wait()
 		stop()
-		return errors.Join(<-ended, l.Close())
+		return errors.Join(<-ended, free())
 	})
 	return s
 }

@@ -2,16 +2,20 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
+	"github.com/errandhq/errand/internal/cache"
+	"github.com/errandhq/errand/internal/cache/memory"
+	"github.com/errandhq/errand/internal/cache/rediscache"
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/ledger"
 	"github.com/errandhq/errand/ledger/postgres"
 	"github.com/errandhq/errand/ledger/sqlite"
 )
 
-// This file alone names ledger drivers.
+// This file alone names drivers.
 
 // openLedger opens the ledger of a server.
 func openLedger(ctx context.Context, addr config.Ledger, conf config.Server, log *slog.Logger) (ledger.Ledger, error) {
@@ -21,6 +25,27 @@ func openLedger(ctx context.Context, addr config.Ledger, conf config.Server, log
 		})
 	}
 	return sqlite.Open(ctx, addr.Path, sqlite.Options{Migrate: sqlite.MigrateMode(conf.Migrate), Logger: log})
+}
+
+// openCache makes the cache of a server, nil for none.
+func openCache(ctx context.Context, conf config.Server, l ledger.Ledger) (cache.Cache, error) {
+	addr, err := config.ParseCache(conf.Cache)
+	switch {
+	case err != nil || addr.Kind == config.CacheNone:
+		return nil, err
+	case addr.Kind == config.CacheMemory:
+		return memory.New(0), nil
+	}
+	name, err := l.Identity(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the ledger's name: %w", err)
+	}
+	return rediscache.New(addr.URL, name)
+}
+
+// examineCache asks a Redis about itself.
+func examineCache(ctx context.Context, address string) (rediscache.Report, error) {
+	return rediscache.Examine(ctx, address)
 }
 
 // migrateLedger applies pending migrations and returns their names.

@@ -27,10 +27,16 @@ var may = map[string][]string{
 	"ledger/sqlite":     {"job", "ledger", "ledger/coldsql"},
 	"ledger/postgres":   {"job", "ledger", "ledger/coldsql"},
 	"ledger/ledgertest": {"job", "ledger"},
-	"internal/engine":   {"job", "ledger"},
+	"broker":            {"job"},
+	"internal/cache":    {"job"},
+	"internal/engine":   {"job", "ledger", "broker", "internal/cache"},
+
+	"internal/cache/memory":     {"job", "internal/cache"},
+	"internal/cache/rediscache": {"job", "internal/cache"},
+	"internal/cache/cachetest":  {"job", "internal/cache"},
 	// internal/api passes the ledger's queries on to the engine, whose methods
 	// take them; it gets no driver.
-	"internal/api": {"internal/engine", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"internal/api": {"internal/engine", "internal/cache", "internal/auth", "job", "ledger", "broker", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"":             {"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandpgx":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandsql":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
@@ -41,7 +47,8 @@ var may = map[string][]string{
 var outside = map[string][]string{
 	"job":             {},
 	"ledger":          {},
-	"internal/engine": {"golang.org/x/sync", "github.com/google/uuid"},
+	"internal/cache":  {},
+	"internal/engine": {"golang.org/x/sync", "github.com/google/uuid", "github.com/sony/gobreaker"},
 	"":                {"connectrpc.com/connect", "github.com/google/uuid", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc"},
 }
 
