@@ -13,6 +13,7 @@ import (
 	errand "github.com/errandhq/errand"
 	"github.com/errandhq/errand/broker"
 	"github.com/errandhq/errand/internal/api"
+	"github.com/errandhq/errand/internal/cache"
 	"github.com/errandhq/errand/internal/canary"
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/internal/engine"
@@ -25,6 +26,7 @@ import (
 type node struct {
 	ledger  ledger.Ledger
 	brokers map[string]broker.Broker
+	cache   cache.Cache // nil: none
 	engine  *engine.Engine
 	service *api.Service
 	server  *server.Server
@@ -71,13 +73,15 @@ func openNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node,
 	if err != nil {
 		return nil, fmt.Errorf("ledger %s: %w", addr, err)
 	}
-	brokers, err := openBrokers(ctx, conf, log)
-	if err != nil {
-		return nil, errors.Join(err, l.Close())
+	n := &node{ledger: l}
+	if n.brokers, err = openBrokers(ctx, conf, log); err != nil {
+		return nil, errors.Join(err, n.closeParts())
 	}
-	n := &node{ledger: l, brokers: brokers}
+	if n.cache, err = openCache(ctx, conf, l); err != nil {
+		return nil, errors.Join(&exitError{code: exitUsage, err: fmt.Errorf("cache: %w", err)}, n.closeParts())
+	}
 	settings, m := conf.Engine(log), newMetrics(conf, addr, l)
-	settings.Brokers = brokers
+	settings.Brokers, settings.Cache = n.brokers, n.cache
 	if m == nil {
 		n.engine = engine.New(l, settings)
 	} else {
@@ -86,8 +90,8 @@ func openNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node,
 		m.Attach(n.engine)
 	}
 	n.service = api.New(n.engine, api.Config{
-		Version: thisVersion().Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(brokers)),
-		MaxPayload: int(conf.MaxPayload), Logger: log,
+		Version: thisVersion().Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(n.brokers)),
+		Cache: conf.CacheKind(), MaxPayload: int(conf.MaxPayload), Logger: log,
 	})
 	n.meters = m
 	return n, nil
@@ -155,4 +159,10 @@ func (n *node) client() *errand.Client {
 func (n *node) close() error { return errors.Join(n.server.Close(), n.closeParts()) }
 
 // closeParts closes what the engine stood on.
-func (n *node) closeParts() error { return errors.Join(closeBrokers(n.brokers), n.ledger.Close()) }
+func (n *node) closeParts() error {
+	err := errors.Join(closeBrokers(n.brokers), n.ledger.Close())
+	if n.cache != nil {
+		err = errors.Join(err, n.cache.Close())
+	}
+	return err
+}

@@ -12,6 +12,9 @@ import (
 	"github.com/errandhq/errand/broker"
 	"github.com/errandhq/errand/broker/kafka"
 	"github.com/errandhq/errand/broker/rabbitmq"
+	"github.com/errandhq/errand/internal/cache"
+	"github.com/errandhq/errand/internal/cache/memory"
+	"github.com/errandhq/errand/internal/cache/rediscache"
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/internal/engine"
 	"github.com/errandhq/errand/ledger"
@@ -19,7 +22,7 @@ import (
 	"github.com/errandhq/errand/ledger/sqlite"
 )
 
-// This file alone names drivers of ledgers and brokers.
+// This file alone names drivers.
 
 // openLedger opens the ledger of a server.
 func openLedger(ctx context.Context, addr config.Ledger, conf config.Server, log *slog.Logger) (ledger.Ledger, error) {
@@ -64,6 +67,27 @@ func closeBrokers(brokers map[string]broker.Broker) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// openCache makes the cache of a server, nil for none.
+func openCache(ctx context.Context, conf config.Server, l ledger.Ledger) (cache.Cache, error) {
+	addr, err := config.ParseCache(conf.Cache)
+	switch {
+	case err != nil || addr.Kind == config.CacheNone:
+		return nil, err
+	case addr.Kind == config.CacheMemory:
+		return memory.New(0), nil
+	}
+	name, err := l.Identity(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the ledger's name: %w", err)
+	}
+	return rediscache.New(addr.URL, name)
+}
+
+// examineCache asks a Redis about itself.
+func examineCache(ctx context.Context, address string) (rediscache.Report, error) {
+	return rediscache.Examine(ctx, address)
 }
 
 // migrateLedger applies pending migrations and returns their names.

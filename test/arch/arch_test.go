@@ -31,18 +31,23 @@ var may = map[string][]string{
 	"ledger/sqlite":     {"job", "ledger", "ledger/coldsql"},
 	"ledger/postgres":   {"job", "ledger", "ledger/coldsql"},
 	"ledger/ledgertest": {"job", "ledger"},
-	"internal/engine":   {"broker", "job", "ledger"},
+	"internal/cache":    {"job"},
+	"internal/engine":   {"broker", "internal/cache", "job", "ledger"},
+
+	"internal/cache/memory":     {"job", "internal/cache"},
+	"internal/cache/rediscache": {"job", "internal/cache"},
+	"internal/cache/cachetest":  {"job", "internal/cache"},
 	// internal/api passes the ledger's queries on to the engine, whose methods
 	// take them; it gets no driver.
-	"internal/api": {"broker", "internal/engine", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"internal/api": {"broker", "internal/engine", "internal/cache", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"":             {"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandpgx":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandsql":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	// What is measured: the engine tells its observers, and knows no Prometheus.
 	"internal/meter":   {},
-	"internal/metrics": {"broker", "internal/engine", "internal/meter", "job", "ledger"},
+	"internal/metrics": {"broker", "internal/cache", "internal/engine", "internal/meter", "job", "ledger"},
 	"errandprom":       {"", "internal/meter", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
-	"internal/canary": {"", "broker", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
+	"internal/canary": {"", "broker", "internal/cache", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
 		"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 }
 
@@ -52,7 +57,8 @@ var outside = map[string][]string{
 	"job":             {},
 	"ledger":          {},
 	"errandprom":      {"github.com/prometheus/client_golang"},
-	"internal/engine": {"golang.org/x/sync", "github.com/google/uuid"},
+	"internal/cache":  {},
+	"internal/engine": {"golang.org/x/sync", "github.com/google/uuid", "github.com/sony/gobreaker"},
 	"":                {"connectrpc.com/connect", "github.com/google/uuid", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc"},
 }
 
