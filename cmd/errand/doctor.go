@@ -31,12 +31,12 @@ const (
 )
 
 func newDoctor(a *app) *cobra.Command {
-	var dataDir, ledgerURL string
+	var dataDir, ledgerURL, cacheURL string
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Check the server, the ledger and this machine, and say what to do", Args: noArgs,
 		Long: `Check whether the server can be reached and what it runs on, its version, its
 clock, what the token allows; with --data the data directory's permissions and
-free space; with --ledger the database and its schema.
+free space; with --ledger the database and its schema; with --cache its Redis.
 
 With -o json: {"ok","checks":[{"check","status","found","advice"}]}, where status
 is ok, warning or wrong. The exit status is 1 if something is wrong.`,
@@ -49,6 +49,9 @@ is ok, warning or wrong. The exit status is 1 if something is wrong.`,
 			if ledgerURL != "" {
 				findings = append(findings, examineLedger(cmd.Context(), ledgerURL))
 			}
+			if cacheURL != "" {
+				findings = append(findings, examineRedis(cmd.Context(), cacheURL)...)
+			}
 			if cmd.Context().Err() != nil {
 				return context.Cause(cmd.Context())
 			}
@@ -57,6 +60,7 @@ is ok, warning or wrong. The exit status is 1 if something is wrong.`,
 	}
 	cmd.Flags().StringVar(&dataDir, "data", "", "the server's data directory, if it is on this machine")
 	cmd.Flags().StringVar(&ledgerURL, "ledger", "", "the server's ledger: sqlite:PATH or postgres://…")
+	cmd.Flags().StringVar(&cacheURL, "cache", "", "the server's cache: redis://… or rediss://…")
 	return cmd
 }
 
@@ -104,7 +108,7 @@ func (a *app) examineServer(ctx context.Context) []finding {
 		versionFinding(info.Version),
 		{Check: "ledger", Status: "ok", Found: fmt.Sprintf("%s; payloads up to %d bytes", info.Ledger, info.MaxPayload)},
 		{Check: "token", Status: "ok", Found: "role " + orNone(info.Role)},
-		a.clockFinding(ctx),
+		a.clockFinding(ctx), cacheFinding(info),
 	}
 	if info.Ledger == "sqlite" {
 		findings[2].Found += "; one server process, on one machine"
