@@ -193,13 +193,14 @@ func (c *Client) States(ctx context.Context, ids ...ID) ([]JobState, error) {
 	}
 	out := make([]JobState, len(r.GetJobs()))
 	for i, j := range r.GetJobs() {
-		out[i] = stateOf(infoOf(j))
+		out[i] = infoOf(j).Status()
 		out[i].Age = durationOf(j.GetAge())
 	}
 	return out, nil
 }
 
-func stateOf(j *JobInfo) JobState {
+// Status is the part of a job that States tells.
+func (j *JobInfo) Status() JobState {
 	return JobState{
 		ID: j.ID, Queue: j.Queue, Kind: j.Kind, State: j.State, Reason: j.Reason, Priority: j.Priority,
 		Attempt: j.Attempt, MaxAttempts: j.MaxAttempts, Crashes: j.Crashes, RunAt: j.RunAt,
