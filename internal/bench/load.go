@@ -74,7 +74,7 @@ func (l *load) enqueue(ctx context.Context, batch [][]byte) error {
 }
 
 // callGrace is how long a call under way at an interruption is waited for.
-const callGrace = 3 * time.Second
+const callGrace = 30 * time.Second
 
 // fill enqueues n jobs in batches of size, from all producers, and records how
 // long each call took.
