@@ -15,6 +15,9 @@ import (
 // The first Redis with all that the cache uses (the RESP3 protocol).
 const leastRedis = 6
 
+// leastACL is what a user of Redis must be allowed.
+const leastACL = "~{errand:* &errand:* +eval +evalsha +get +mget +set +del +publish +subscribe +unsubscribe +hello +client +ping +info +cluster|slots +cluster|shards"
+
 // cacheFinding says what the server's own cache does.
 func cacheFinding(info errand.ServerInfo) finding {
 	f := finding{Check: "cache", Status: "ok", Found: info.Cache}
@@ -59,7 +62,7 @@ func examineRedis(ctx context.Context, address string) []finding {
 	permissions := finding{Check: "redis permissions", Status: "ok", Found: "keys, script and channel of the cache"}
 	if r.Refused != nil {
 		permissions.Status, permissions.Found = "wrong", r.Refused.Error()
-		permissions.Advice = "Allow the user what the cache needs: ACL SETUSER … ~{errand:* &errand:* +eval +evalsha +get +mget +set +del +publish +subscribe +ping +info (docs/cache.md). If Redis is full, see its memory."
+		permissions.Advice = "Allow the user what the cache needs: ACL SETUSER … " + leastACL + ". If Redis is full, see its memory."
 	}
 	return append(findings, permissions, redisMemoryFinding(r.Used, r.MaxMemory, r.Policy))
 }

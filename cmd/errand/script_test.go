@@ -86,7 +86,7 @@ func runScript(t *testing.T, script, ledger string) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server": cmdServer, "exits": cmdExits, "json": cmdJSON, "id": cmdID, "repeat": cmdRepeat,
-			"start": cmdStart, "signal": cmdSignal, "ended": cmdEnded, "until": cmdUntil, "newid": cmdNewID, "says": cmdSays, "newer": cmdNewer,
+			"start": cmdStart, "signal": cmdSignal, "ended": cmdEnded, "until": cmdUntil, "while": cmdWhile, "newid": cmdNewID, "says": cmdSays, "newer": cmdNewer,
 		},
 	})
 }
@@ -328,6 +328,18 @@ func cmdSays(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("%s did not say %q", args[0], args[1])
 		}
 		time.Sleep(10 * time.Millisecond) // the pace of looking, no synchronisation
+	}
+}
+
+// cmdWhile repeats a command until a process has said a text: "while NAME TEXT
+// ARG...".
+func cmdWhile(ts *testscript.TestScript, _ bool, args []string) {
+	c := process(ts, args[0])
+	for deadline := time.Now().Add(60 * time.Second); !strings.Contains(c.out.String(), args[1]); {
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s did not say %q", args[0], args[1])
+		}
+		ts.Check(ts.Exec(args[2], args[3:]...))
 	}
 }
 

@@ -221,3 +221,25 @@ func FuzzParseLedger(f *testing.F) {
 		}
 	})
 }
+
+func TestParseCache(t *testing.T) {
+	for in, want := range map[string]Cache{
+		"memory":                {Kind: CacheMemory},
+		"none":                  {Kind: CacheNone},
+		"redis://h:1/2":         {Kind: CacheRedis, URL: "redis://h:1/2"},
+		"rediss://u:s3cret@h:1": {Kind: CacheRedis, URL: "rediss://u:s3cret@h:1"},
+	} {
+		got, err := ParseCache(in)
+		if err != nil || got != want {
+			t.Errorf("%s: %+v, %v", in, got, err)
+		}
+		if text := fmt.Sprintf("%v %+v %#v", got, got, got); strings.Contains(text, "s3cret") {
+			t.Errorf("the password is shown: %s", text)
+		}
+	}
+	for _, bad := range []string{"", "disk", "redis:", "redis://", "http://u:s3cret@h", "redis://u:s3cret@h:port", "u:s3cret@h"} {
+		if got, err := ParseCache(bad); err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%q: %+v, %v", bad, got, err)
+		}
+	}
+}

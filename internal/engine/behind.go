@@ -21,10 +21,12 @@ type behind struct {
 	rest list.List
 	max  int
 	bell chan struct{}
+
+	flying map[job.ID]cache.Entry // taken, and not known to be written yet
 }
 
 func newBehind() *behind {
-	return &behind{at: map[job.ID]*list.Element{}, max: maxBehind, bell: make(chan struct{}, 1)}
+	return &behind{at: map[job.ID]*list.Element{}, max: maxBehind, bell: make(chan struct{}, 1), flying: map[job.ID]cache.Entry{}}
 }
 
 // add puts entries in line, or back there, and returns how many were given up
@@ -72,7 +74,7 @@ func (b *behind) pop(el *list.Element) *cache.Entry {
 	return e
 }
 
-// take removes up to n entries.
+// take removes up to n entries, which are in flight until landed.
 func (b *behind) take(n int) []cache.Entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -82,7 +84,36 @@ func (b *behind) take(n int) []cache.Entry {
 		if el == nil {
 			el = b.rest.Front()
 		}
-		out = append(out, *b.pop(el))
+		e := b.pop(el)
+		b.flying[e.ID] = *e
+		out = append(out, *e)
 	}
 	return out
+}
+
+// landed ends the flight of what was taken: it was written, given up, or put back.
+func (b *behind) landed() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.flying)
+}
+
+// over lays what has not been written yet over what the cache holds, so that
+// this process sees its own changes at once.
+func (b *behind) over(ids []job.ID, held map[job.ID]cache.Entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	lay := func(e *cache.Entry) {
+		if old, ok := held[e.ID]; !ok || e.Newer(&old) {
+			held[e.ID] = *e
+		}
+	}
+	for _, id := range ids {
+		if e, ok := b.flying[id]; ok {
+			lay(&e)
+		}
+		if el := b.at[id]; el != nil {
+			lay(el.Value.(*cache.Entry))
+		}
+	}
 }

@@ -109,26 +109,27 @@ func (v *view) ttl(e *cache.Entry) time.Duration {
 	return min(fenceTTL, v.e.conf.CacheTTL)
 }
 
-// read returns what the cache holds and may be served at the ledger's time now.
+// read returns what the cache holds, or is on its way there, and may be served
+// at the ledger's time now.
 func (v *view) read(ctx context.Context, ids []job.ID, now time.Time) map[job.ID]cache.Entry {
 	if v.cache == nil {
 		return nil
 	}
-	held, err := v.reads.Execute(func() ([]cache.Entry, error) {
+	list, err := v.reads.Execute(func() ([]cache.Entry, error) {
 		ctx, cancel := context.WithTimeout(ctx, readPatience)
 		defer cancel()
 		return v.cache.Get(ctx, ids)
 	})
 	if err != nil {
-		return nil // the breaker tells of it
+		list = nil // the breaker tells of it
 	}
-	out := make(map[job.ID]cache.Entry, len(held))
-	for _, e := range held {
-		if servable(&e, now) {
-			out[e.ID] = e
-		}
+	held := make(map[job.ID]cache.Entry, len(list))
+	for _, e := range list {
+		held[e.ID] = e
 	}
-	return out
+	v.queue.over(ids, held)
+	maps.DeleteFunc(held, func(_ job.ID, e cache.Entry) bool { return !servable(&e, now) })
+	return held
 }
 
 // servable is the rule of design §3.5. A tombstone is never served: the id may
@@ -229,7 +230,10 @@ func (e *Engine) runView(ctx context.Context) {
 			}
 		case v.put(ctx, entries) != nil:
 			v.shed.Add(int64(v.queue.add(entries)))
+			v.queue.landed()
 			pause(ctx, 100*time.Millisecond)
+		default:
+			v.queue.landed()
 		}
 	}
 	v.farewell(ctx)

@@ -378,3 +378,32 @@ func until(t *testing.T, what string, ok func() bool) {
 		<-time.After(10 * time.Millisecond)
 	}
 }
+
+// Bench measures batches of a thousand and single questions.
+func Bench(b *testing.B, c cache.Cache) {
+	batch, ids := make([]cache.Entry, job.MaxBatch), make([]job.ID, job.MaxBatch)
+	for n := range batch {
+		batch[n], ids[n] = entry(n, 1, job.Running), id(n)
+	}
+	version := int64(1)
+	b.Run("Put1000", func(b *testing.B) {
+		for b.Loop() {
+			version++
+			for n := range batch {
+				batch[n].Version, batch[n].Tell = version, true
+			}
+			if err := c.Put(b.Context(), batch); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	for name, some := range map[string][]job.ID{"Get1": ids[:1], "Get1000": ids} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if got, err := c.Get(b.Context(), some); err != nil || len(got) != len(some) {
+					b.Fatalf("%d of %d, %v", len(got), len(some), err)
+				}
+			}
+		})
+	}
+}

@@ -35,3 +35,5 @@ func TestItForgetsWhatWasNotUsed(t *testing.T) {
 		t.Errorf("%d held, %v: want 10, the one in use among them", len(held), err)
 	}
 }
+
+func BenchmarkCache(b *testing.B) { cachetest.Bench(b, memory.New(0)) }

@@ -6,12 +6,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/redis/rueidis"
 	"go.uber.org/goleak"
 
 	"github.com/errandhq/errand/internal/cache"
 	"github.com/errandhq/errand/internal/cache/cachetest"
 	"github.com/errandhq/errand/internal/testenv"
+	"github.com/errandhq/errand/job"
 )
 
 // TestMain looks for leaks; the client's own pause before it asks a cluster for
@@ -83,5 +85,50 @@ func keysOf(t *testing.T, admin rueidis.Client, ledger string) (keys []string) {
 		if cursor = page.Cursor; cursor == 0 {
 			return keys
 		}
+	}
+}
+
+func BenchmarkCache(b *testing.B) {
+	c, err := New(testenv.RedisAddress(b), name())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	cachetest.Bench(b, c)
+}
+
+// TestSizeOfAnEntry holds docs/cache.md to what an entry takes of Redis's memory.
+func TestSizeOfAnEntry(t *testing.T) {
+	r := testenv.StartRedis(t, testenv.RedisOptions{})
+	c, err := New(r.URL(), name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	report := func() int64 {
+		got, err := Examine(t.Context(), r.URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.Used
+	}
+	const n = 20_000
+	before := report()
+	for i := range n / 1000 {
+		batch := make([]cache.Entry, 1000)
+		for k := range batch {
+			batch[k] = cache.Entry{
+				ID: job.ID(uuid.Must(uuid.NewV7())), Queue: "default", Kind: "email.welcome", State: job.Succeeded, Priority: 5,
+				Attempt: 1, MaxAttempts: 25, RunAt: time.Now(), Version: 3, Token: int64(i), At: time.Now(), TTL: time.Minute,
+			}
+		}
+		if err := c.Put(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	each := (report() - before) / n
+	t.Logf("%d bytes an entry", each)
+	if each > 600 {
+		t.Errorf("an entry takes %d bytes; docs/cache.md says less", each)
 	}
 }
