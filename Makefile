@@ -1,10 +1,10 @@
 # Everything that a contributor runs. `make test` needs nothing but Go, and
 # root on Debian (or PostgreSQL installed, or ERRAND_TEST_POSTGRES set).
 
-.PHONY: help build dashboards test soak check demo bench generate fuzz lint
+.PHONY: help build dashboards test soak check demo bench bench-ledger generate fuzz lint
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 build: ## bin/errand
 	go build -trimpath -o bin/errand ./cmd/errand
@@ -28,8 +28,11 @@ lint: ## the gate without the tests
 demo: ## the main job on real input: hash every file of DEMO_DIR (default: this repository)
 	scripts/demo
 
-bench: ## the ledger's benchmarks
-	scripts/test-services go test -run '^$$' -bench . -benchtime $${BENCHTIME:-3s} ./ledger/...
+bench: ## Errand beside its peers (PEERS, SCENARIOS, ROUNDS, JOBS, OUT: see scripts/bench)
+	scripts/bench
+
+bench-ledger: ## the ledger's benchmarks
+	scripts/test-services --only postgres go test -run '^$$' -bench . -benchtime $${BENCHTIME:-3s} ./ledger/...
 
 generate: ## gen/ from proto/ (needs protoc)
 	gen/generate.sh

@@ -15,15 +15,24 @@ const Version = "0.1.0"
 // Client speaks to Errand: over the wire after Dial, by direct calls after
 // embedded.Open. It is safe for concurrent use.
 type Client struct {
-	svc      errandv1connect.QueueServiceClient
+	svc      Service
 	close    func() error
 	route    *route // nil: there is but one server, in this process
 	retryFor time.Duration
 }
 
+// Service is what a Client calls: the contract, with its one stream as a loop.
+type Service interface {
+	errandv1connect.QueueServiceClient
+
+	// WatchJobs calls each with every message, until each returns an error,
+	// which is then the answer, or the stream ends.
+	WatchJobs(ctx context.Context, r *errandv1.WatchJobsRequest, each func(*errandv1.WatchJobsResponse) error) error
+}
+
 // NewClient makes a Client of a service, such as an engine in the same
 // process. close, which may be nil, is what Close calls.
-func NewClient(svc errandv1connect.QueueServiceClient, close func() error) *Client {
+func NewClient(svc Service, close func() error) *Client {
 	if close == nil {
 		close = func() error { return nil }
 	}

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"github.com/errandhq/errand/gen/errand/v1/errandv1connect"
 )
 
 // DialOption sets how a Client reaches its servers.
@@ -112,7 +110,7 @@ func Dial(addr string, opts ...DialOption) (*Client, error) {
 	transport := newTransport(cfg.tls)
 	route.http = &http.Client{Transport: transport}
 	// The base address is replaced by the route for each call.
-	c := NewClient(errandv1connect.NewQueueServiceClient(route, "http://errand"), func() error {
+	c := NewClient(newWire(route, "http://errand"), func() error {
 		transport.CloseIdleConnections()
 		return nil
 	})

@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	errandv1 "github.com/errandhq/errand/gen/errand/v1"
-	"github.com/errandhq/errand/gen/errand/v1/errandv1connect"
 )
 
 // fake is a server of one ledger in memory, just true enough to what the proto
@@ -21,7 +20,7 @@ import (
 // (done = false) and after (done = true) each call was carried out; its
 // error is the caller's answer.
 type fake struct {
-	errandv1connect.QueueServiceClient // panics on calls that no test makes
+	Service // panics on calls that no test makes
 
 	mu       sync.Mutex
 	on       func(call string, n int, done bool) error

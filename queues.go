@@ -121,6 +121,13 @@ type ServerInfo struct {
 	RefsPublished   int64    // by it, since its start
 	RefsRepublished int64    // of those: published before, and not leased in time
 	LeasedByRef     int64    // jobs that it leased because a carrier brought their refs
+
+	Cache       string // of job states: none, memory or redis
+	CacheAway   bool   // it fails, and is left alone for the moment
+	CacheHits   int64  // states that it answered, since the server's start
+	CacheMisses int64  // states that the ledger answered instead
+	CacheShed   int64  // changes that were not written to it, for lack of room or time
+	CacheDrift  int64  // final states in it that the ledger contradicted, and were repaired
 }
 
 // ServerInfo asks the server for its version and counters.
@@ -134,5 +141,7 @@ func (c *Client) ServerInfo(ctx context.Context) (ServerInfo, error) {
 		Brake: r.GetBrake(), MaxPayload: r.GetMaxPayload(), Role: r.GetRole(),
 		Brokers: r.GetBrokers(), RelayLeads: r.GetRelayLeads(), RefsPublished: r.GetRefsPublished(),
 		RefsRepublished: r.GetRefsRepublished(), LeasedByRef: r.GetLeasedByRef(),
+		Cache: r.GetCache(), CacheAway: r.GetCacheAway(), CacheHits: r.GetCacheHits(), CacheMisses: r.GetCacheMisses(),
+		CacheShed: r.GetCacheShed(), CacheDrift: r.GetCacheDrift(),
 	}, nil
 }

@@ -22,6 +22,9 @@ import (
 	"github.com/errandhq/errand/broker/kafka"
 	"github.com/errandhq/errand/broker/rabbitmq"
 	"github.com/errandhq/errand/internal/api"
+	"github.com/errandhq/errand/internal/cache"
+	"github.com/errandhq/errand/internal/cache/memory"
+	"github.com/errandhq/errand/internal/cache/rediscache"
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/internal/engine"
 	"github.com/errandhq/errand/job"
@@ -35,6 +38,7 @@ import (
 type Config struct {
 	Ledger string // sqlite:PATH or postgres://…
 	Path   string // short for Ledger "sqlite:" + Path
+	Cache  string // of job states: memory (the default), none, or a Redis that processes share, redis://… or rediss://…
 
 	// Brokers carry refs of ready jobs between the processes of one PostgreSQL:
 	// amqp://…, kafka://HOST,HOST…, at most one of each kind. None of them need be
@@ -48,6 +52,7 @@ type Config struct {
 	PollInterval    time.Duration    // 500 ms: how late new work of other processes is noticed, at worst
 	MaxPayload      int              // 1 MiB, in bytes
 	MaxDepth        map[string]int64 // no bound: scheduled and ready jobs a queue; "*" for all others
+	CacheTTL        time.Duration    // 5 min: how long the cache keeps final states
 	CrashLimit      int              // 3: crashes that make a job dead
 	BackoffBase     time.Duration    // 1 s: ceiling of the delay before the second attempt
 	BackoffCap      time.Duration    // 1 h: no retry waits longer
@@ -82,14 +87,24 @@ func Open(ctx context.Context, c Config) (*errand.Client, error) {
 	if err != nil {
 		return nil, errors.Join(openError(addr, err), l.Close())
 	}
+	view, err := openCache(ctx, settings, l)
+	if err != nil {
+		return nil, errors.Join(openError(addr, err), closeBrokers(brokers), l.Close())
+	}
 	conf := settings.Engine(log)
-	conf.Brokers = brokers
+	conf.Brokers, conf.Cache = brokers, view
 	e := engine.New(l, conf)
 	svc := api.New(e, api.Config{
 		Version: errand.Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(brokers)),
-		MaxPayload: int(settings.MaxPayload), Logger: log,
+		Cache: settings.CacheKind(), MaxPayload: int(settings.MaxPayload), Logger: log,
 	})
-	in := start(e, svc, func() error { return errors.Join(closeBrokers(brokers), l.Close()) })
+	in := start(e, svc, func() error {
+		err := errors.Join(closeBrokers(brokers), l.Close())
+		if view != nil {
+			err = errors.Join(err, view.Close())
+		}
+		return err
+	})
 	return errand.NewClient(in, in.close), nil
 }
 
@@ -108,7 +123,7 @@ func (c Config) settings() (config.Server, config.Ledger, error) {
 	}
 	for to, from := range map[*time.Duration]time.Duration{
 		&s.SessionTTL: c.SessionTTL, &s.PollInterval: c.PollInterval,
-		&s.BackoffBase: c.BackoffBase, &s.BackoffCap: c.BackoffCap,
+		&s.CacheTTL: c.CacheTTL, &s.BackoffBase: c.BackoffBase, &s.BackoffCap: c.BackoffCap,
 		&s.ArchiveKeep: c.ArchiveKeep, &s.DeadKeep: c.DeadKeep, &s.IdempotencyKeep: c.IdempotencyKeep,
 	} {
 		if from != 0 {
@@ -120,6 +135,9 @@ func (c Config) settings() (config.Server, config.Ledger, error) {
 	}
 	if c.CrashLimit != 0 {
 		s.CrashLimit = c.CrashLimit
+	}
+	if c.Cache != "" {
+		s.Cache = c.Cache
 	}
 	s.MaxDepth, s.Broker, s.DefaultRoute = c.MaxDepth, c.Brokers, c.DefaultRoute
 	if err := s.Check(); err != nil {
@@ -166,6 +184,26 @@ func closeBrokers(brokers map[string]broker.Broker) error {
 	return errors.Join(errs...)
 }
 
+// openCache makes the cache, nil for none.
+func openCache(ctx context.Context, s config.Server, l ledger.Ledger) (cache.Cache, error) {
+	addr, err := config.ParseCache(s.Cache)
+	switch {
+	case err != nil || addr.Kind == config.CacheNone:
+		return nil, err
+	case addr.Kind == config.CacheMemory:
+		return memory.New(0), nil
+	}
+	name, err := l.Identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	view, err := rediscache.New(addr.URL, name)
+	if err != nil {
+		return nil, job.Errorf(job.InvalidArgument, job.ReasonBadField, "cache: %w", err)
+	}
+	return view, nil
+}
+
 // openError speaks to the program's author, who may see what went wrong, but
 // not the address's password.
 func openError(addr config.Ledger, err error) error {
@@ -175,8 +213,8 @@ func openError(addr config.Ledger, err error) error {
 	}
 }
 
-// start runs the engine until the service's close.
-func start(e *engine.Engine, svc *api.Service, closeParts func() error) *service {
+// start runs the engine until the service's close, which calls free last.
+func start(e *engine.Engine, svc *api.Service, free func() error) *service {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- e.Run(ctx) }()
@@ -186,7 +224,7 @@ func start(e *engine.Engine, svc *api.Service, closeParts func() error) *service
 		e.Drain()
 		s.calls.Wait()
 		stop()
-		return errors.Join(<-ended, closeParts())
+		return errors.Join(<-ended, free())
 	})
 	return s
 }

@@ -5,8 +5,8 @@ import (
 	"context"
 	"sync"
 
+	"github.com/errandhq/errand"
 	errandv1 "github.com/errandhq/errand/gen/errand/v1"
-	"github.com/errandhq/errand/gen/errand/v1/errandv1connect"
 	"github.com/errandhq/errand/internal/api"
 	"github.com/errandhq/errand/job"
 )
@@ -23,7 +23,7 @@ type service struct {
 	calls  sync.WaitGroup
 }
 
-var _ errandv1connect.QueueServiceClient = (*service)(nil)
+var _ errand.Service = (*service)(nil)
 
 // shut refuses calls from now on; those under way go on.
 func (s *service) shut() {
@@ -149,4 +149,12 @@ func (s *service) ListSessions(ctx context.Context, r *errandv1.ListSessionsRequ
 
 func (s *service) GetServerInfo(ctx context.Context, r *errandv1.GetServerInfoRequest) (*errandv1.GetServerInfoResponse, error) {
 	return direct(ctx, s, s.api.GetServerInfo, r)
+}
+
+func (s *service) WatchJobs(ctx context.Context, r *errandv1.WatchJobsRequest, each func(*errandv1.WatchJobsResponse) error) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.calls.Done()
+	return s.api.WatchJobs(ctx, r, each)
 }

@@ -243,7 +243,10 @@ type Success struct {
 type Succeeded struct {
 	OK          bool
 	Queue, Kind string
+	Priority    int
 	Attempt     int
+	MaxAttempts int
+	Crashes     int
 	Version     int64 // the new one
 	CreatedAt   time.Time
 	RunAt       time.Time

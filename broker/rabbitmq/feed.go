@@ -14,6 +14,10 @@ import (
 // mostPrefetch is the most that a quorum queue sends ahead.
 const mostPrefetch = 2000
 
+// freshFor is how long a feed that brings nothing is kept. RabbitMQ may send nothing to a
+// consumer that it counts: see lull. Another channel costs little.
+const freshFor = 30 * time.Second
+
 // feed is one channel that a subscription consumes by, until gone is closed. It has a
 // consumer or none: the bound of what RabbitMQ sends ahead belongs to the
 // consumer and cannot change, so another bound needs another consumer.
@@ -31,6 +35,7 @@ type feed struct {
 	held     map[uint64]uint64 // tags not acknowledged, ahead or returned by Receive, and their consumers
 	consumer *consumer         // nil: none
 	last     uint64            // consumer's number
+	came     time.Time         // the last message, or the feed itself
 }
 
 // consumer is one basic.consume.
@@ -56,7 +61,7 @@ func (b *Broker) newFeed(ctx context.Context, topic string) (*feed, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &feed{b: b, topic: topic, ch: ch, bell: make(chan struct{}, 1), gone: make(chan struct{}), held: map[uint64]uint64{}}
+	f := &feed{b: b, topic: topic, ch: ch, bell: make(chan struct{}, 1), gone: make(chan struct{}), held: map[uint64]uint64{}, came: time.Now()}
 	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
 	b.group.Go(func() {
 		if err := <-closed; err != nil {
@@ -127,6 +132,13 @@ func (f *feed) holding() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return int64(len(f.held))
+}
+
+// stale reports whether the feed has nothing and has brought nothing for a while.
+func (f *feed) stale() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.held) == 0 && time.Since(f.came) > f.b.fresh
 }
 
 // adjust has a consumer run whose bound fits: it may send something, and no more ahead than
@@ -214,7 +226,8 @@ func (f *feed) consume(ctx context.Context, most int) error {
 func (f *feed) collect(c *consumer, deliveries <-chan amqp.Delivery) {
 	for d := range deliveries {
 		f.mu.Lock()
-		f.ahead = append(f.ahead, arrival{d, time.Now()})
+		f.came = time.Now()
+		f.ahead = append(f.ahead, arrival{d, f.came})
 		f.held[d.DeliveryTag] = c.number
 		f.mu.Unlock()
 		ring(f.bell)
@@ -227,6 +240,7 @@ func (f *feed) collect(c *consumer, deliveries <-chan amqp.Delivery) {
 	f.mu.Unlock()
 	if byItself {
 		f.b.forget(f.topic)
+		f.leave() // the channel's idea of the queue is that of the old one
 	}
 	close(c.drained)
 	ring(f.bell)

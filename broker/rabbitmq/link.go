@@ -193,13 +193,28 @@ func handshake(ctx context.Context, a address, conf *tls.Config, host, name stri
 	properties := amqp.NewConnectionProperties()
 	properties.SetClientConnectionName("errand " + name)
 	return amqp.Open(over, amqp.Config{
-		SASL:       []amqp.Authentication{&amqp.PlainAuth{Username: a.user, Password: a.password}},
+		SASL:       []amqp.Authentication{&outspokenAuth{amqp.PlainAuth{Username: a.user, Password: a.password}, properties}},
 		Vhost:      a.vhost,
 		Heartbeat:  heartbeat,
 		FrameSize:  128 << 10,
 		Locale:     "en_US",
 		Properties: properties,
 	})
+}
+
+// outspokenAuth is PLAIN, and asks RabbitMQ to say so if it refuses the user. The
+// library does not ask, and RabbitMQ would just end the connection, as a broken network does. The
+// library calls Response after it has set the capabilities and before it sends them.
+type outspokenAuth struct {
+	amqp.PlainAuth
+	properties amqp.Table
+}
+
+func (a *outspokenAuth) Response() string {
+	if capabilities, ok := a.properties["capabilities"].(amqp.Table); ok {
+		capabilities["authentication_failure_close"] = true
+	}
+	return a.PlainAuth.Response()
 }
 
 // watch follows what RabbitMQ says of the connection.

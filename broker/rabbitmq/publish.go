@@ -17,6 +17,10 @@ const (
 	inFlight      = 256 // messages of one call that wait for their confirmation
 )
 
+// lull is how long a queue that was deleted stays away, so that its consumers hear of it: to
+// RabbitMQ they would belong to the new queue of that name, which sends them nothing.
+const lull = time.Second
+
 // sentAt is the header that holds when a message was published, in milliseconds:
 // the property that AMQP has for it counts seconds.
 const sentAt = "errand-sent-at"
@@ -55,6 +59,7 @@ func (b *Broker) publish(ctx context.Context, topic string, bodies [][]byte) err
 		return err
 	}
 	b.log.Warn("RabbitMQ gave messages back: the queue had gone, and is made again", "queue", topic, "messages", len(back))
+	sleep(ctx, lull)
 	if err := b.declare(ctx, topic); err != nil {
 		return err
 	}

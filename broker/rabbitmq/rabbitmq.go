@@ -42,6 +42,7 @@ type Broker struct {
 	in      *link // does everything else
 	slots   chan struct{}
 	silence time.Duration // see silentFor
+	fresh   time.Duration // see freshFor
 
 	ctx    context.Context // ends with the last step of Close
 	cancel context.CancelFunc
@@ -76,7 +77,7 @@ func Open(ctx context.Context, address string, opts Options) (*Broker, error) {
 	}
 	b := &Broker{
 		address: a, ttl: opts.TTL, log: opts.Logger, slots: make(chan struct{}, maxPublishers),
-		silence: silentFor, declared: map[string]bool{}, silent: map[string]time.Time{}, subs: map[*subscription]bool{},
+		silence: silentFor, fresh: freshFor, declared: map[string]bool{}, silent: map[string]time.Time{}, subs: map[*subscription]bool{},
 	}
 	if b.ttl <= 0 {
 		b.ttl = DefaultTTL

@@ -91,6 +91,8 @@ func (s *subscription) Receive(ctx context.Context, most int, wait time.Duration
 func (s *subscription) receive(ctx context.Context, most int, wait time.Duration) ([]broker.Message, error) {
 	over := time.NewTimer(wait)
 	defer over.Stop()
+	look := time.NewTicker(s.b.fresh) // at whether the feed is stale
+	defer look.Stop()
 	setup, cancel := context.WithTimeout(ctx, wait+setupPatience)
 	defer cancel()
 	for {
@@ -105,6 +107,7 @@ func (s *subscription) receive(ctx context.Context, most int, wait time.Duration
 		select {
 		case <-f.bell:
 		case <-f.gone:
+		case <-look.C:
 		case <-over.C:
 			return nil, nil
 		case <-ctx.Done():
@@ -119,6 +122,10 @@ func (s *subscription) flowing(ctx context.Context, most int) (*feed, error) {
 	f := s.current()
 	if f != nil && f.ended() {
 		s.b.log.Warn("RabbitMQ ended a consumer; it is made again", "queue", s.topic, "err", f.reason())
+		f = nil
+	}
+	if f != nil && f.stale() {
+		f.leave()
 		f = nil
 	}
 	if f == nil {

@@ -34,7 +34,7 @@ const (
 )
 
 func newDoctor(a *app) *cobra.Command {
-	var dataDir, ledgerURL string
+	var dataDir, ledgerURL, cacheURL string
 	var brokers []string
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Check the server, the ledger and this machine, and say what to do", Args: noArgs,
@@ -42,7 +42,7 @@ func newDoctor(a *app) *cobra.Command {
 clock, what the token allows; with --data the data directory's permissions and
 free space; with --ledger the database and its schema; with --broker each carrier:
 whether it can be reached, its version, permissions, and settings that endanger
-jobs or speed.
+jobs or speed; with --cache its Redis.
 
 With -o json: {"ok","checks":[{"check","status","found","advice"}]}, where status
 is ok, warning or wrong. The exit status is 1 if something is wrong.`,
@@ -58,6 +58,9 @@ is ok, warning or wrong. The exit status is 1 if something is wrong.`,
 			for _, address := range brokers {
 				findings = append(findings, examineBroker(cmd.Context(), address)...)
 			}
+			if cacheURL != "" {
+				findings = append(findings, examineRedis(cmd.Context(), cacheURL)...)
+			}
 			if cmd.Context().Err() != nil {
 				return context.Cause(cmd.Context())
 			}
@@ -67,6 +70,7 @@ is ok, warning or wrong. The exit status is 1 if something is wrong.`,
 	cmd.Flags().StringVar(&dataDir, "data", "", "the server's data directory, if it is on this machine")
 	cmd.Flags().StringVar(&ledgerURL, "ledger", "", "the server's ledger: sqlite:PATH or postgres://…")
 	cmd.Flags().StringArrayVar(&brokers, "broker", nil, "a carrier of the server's: amqp://… or kafka://HOST,HOST…")
+	cmd.Flags().StringVar(&cacheURL, "cache", "", "the server's cache: redis://… or rediss://…")
 	return cmd
 }
 
@@ -114,7 +118,7 @@ func (a *app) examineServer(ctx context.Context) []finding {
 		versionFinding(info.Version),
 		{Check: "ledger", Status: "ok", Found: fmt.Sprintf("%s; payloads up to %d bytes", info.Ledger, info.MaxPayload)},
 		{Check: "token", Status: "ok", Found: "role " + orNone(info.Role)},
-		a.clockFinding(ctx),
+		a.clockFinding(ctx), cacheFinding(info),
 	}
 	if info.Ledger == "sqlite" {
 		findings[2].Found += "; one server process, on one machine"

@@ -14,7 +14,7 @@ import (
 
 func newJobs(a *app) *cobra.Command {
 	return group("jobs", "Look at jobs, and act on single ones",
-		newJobsList(a), newJobsGet(a), newJobsWait(a),
+		newJobsList(a), newJobsGet(a), newJobsWait(a), newJobsWatch(a),
 		newJobsAct(a, "cancel", "Cancel a job; a running one is asked to stop", (*errand.Client).Cancel),
 		newJobsAct(a, "retry", "Send a dead letter back to work, with all its attempts before it", retryJob),
 		newJobsAct(a, "delete", "Remove a job in any state but running", deleteJob),
@@ -119,25 +119,6 @@ func when(j *errand.JobInfo, now time.Time) string {
 		return ""
 	default:
 		return age(now.Sub(j.RunAt))
-	}
-}
-
-func newJobsGet(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use: "get ID", Short: "Show a job with its payload, result and errors", Args: exactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := parseID(args[0])
-			if err != nil {
-				return err
-			}
-			return a.withClient(func(c *errand.Client) error {
-				j, err := c.Job(cmd.Context(), id)
-				if err != nil {
-					return err
-				}
-				return a.out.value(viewOf(j), func() { a.printJob(j) })
-			})
-		},
 	}
 }
 

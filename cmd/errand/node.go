@@ -13,6 +13,7 @@ import (
 	errand "github.com/errandhq/errand"
 	"github.com/errandhq/errand/broker"
 	"github.com/errandhq/errand/internal/api"
+	"github.com/errandhq/errand/internal/cache"
 	"github.com/errandhq/errand/internal/canary"
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/internal/engine"
@@ -25,15 +26,40 @@ import (
 type node struct {
 	ledger  ledger.Ledger
 	brokers map[string]broker.Broker
+	cache   cache.Cache // nil: none
 	engine  *engine.Engine
 	service *api.Service
 	server  *server.Server
+	meters  *metrics.Metrics // nil: nothing is measured
 	canary  *canary.Canaries // nil: none
 }
 
-// newNode opens the ledger and listens. Nothing is served yet; run does that,
+// newNode opens the parts and listens. Nothing is served yet; run does that,
 // or close frees it.
 func newNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, error) {
+	n, err := openNode(ctx, conf, log)
+	if err != nil {
+		return nil, err
+	}
+	sc := server.Config{
+		Listen: conf.Listen, TokenFile: conf.AuthTokenFile, TLSCert: conf.TLSCert, TLSKey: conf.TLSKey,
+		TLSInFront: conf.TLSInFront, DrainDelay: conf.DrainDelay, Grace: conf.Grace, Logger: log,
+	}
+	if n.meters != nil {
+		sc.Metrics, sc.MetricsListen = n.meters.Handler(), conf.MetricsListen
+		sc.Interceptors = append(sc.Interceptors, n.meters.Calls())
+	}
+	if n.server, err = server.New(n.service, n.engine, sc); err != nil {
+		return nil, errors.Join(serverError(err), n.closeParts())
+	}
+	if len(conf.Canary) > 0 {
+		n.canary = canary.New(n.engine, errand.NewClient(n.service, nil), n.meters, conf.Canary, log)
+	}
+	return n, nil
+}
+
+// openNode opens the parts of a node that has no server.
+func openNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, error) {
 	addr, err := conf.LedgerAddress()
 	if err != nil {
 		return nil, usageError("%w", err)
@@ -47,13 +73,15 @@ func newNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, 
 	if err != nil {
 		return nil, fmt.Errorf("ledger %s: %w", addr, err)
 	}
-	brokers, err := openBrokers(ctx, conf, log)
-	if err != nil {
-		return nil, errors.Join(err, l.Close())
+	n := &node{ledger: l}
+	if n.brokers, err = openBrokers(ctx, conf, log); err != nil {
+		return nil, errors.Join(err, n.closeParts())
 	}
-	n := &node{ledger: l, brokers: brokers}
+	if n.cache, err = openCache(ctx, conf, l); err != nil {
+		return nil, errors.Join(&exitError{code: exitUsage, err: fmt.Errorf("cache: %w", err)}, n.closeParts())
+	}
 	settings, m := conf.Engine(log), newMetrics(conf, addr, l)
-	settings.Brokers = brokers
+	settings.Brokers, settings.Cache = n.brokers, n.cache
 	if m == nil {
 		n.engine = engine.New(l, settings)
 	} else {
@@ -62,23 +90,10 @@ func newNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, 
 		m.Attach(n.engine)
 	}
 	n.service = api.New(n.engine, api.Config{
-		Version: thisVersion().Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(brokers)),
-		MaxPayload: int(conf.MaxPayload), Logger: log,
+		Version: thisVersion().Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(n.brokers)),
+		Cache: conf.CacheKind(), MaxPayload: int(conf.MaxPayload), Logger: log,
 	})
-	sc := server.Config{
-		Listen: conf.Listen, TokenFile: conf.AuthTokenFile, TLSCert: conf.TLSCert, TLSKey: conf.TLSKey,
-		TLSInFront: conf.TLSInFront, DrainDelay: conf.DrainDelay, Grace: conf.Grace, Logger: log,
-	}
-	if m != nil {
-		sc.Metrics, sc.MetricsListen = m.Handler(), conf.MetricsListen
-		sc.Interceptors = append(sc.Interceptors, m.Calls())
-	}
-	if n.server, err = server.New(n.service, n.engine, sc); err != nil {
-		return nil, errors.Join(serverError(err), n.closeParts())
-	}
-	if len(conf.Canary) > 0 {
-		n.canary = canary.New(n.engine, errand.NewClient(n.service, nil), m, conf.Canary, log)
-	}
+	n.meters = m
 	return n, nil
 }
 
@@ -127,8 +142,27 @@ func (n *node) fly(ctx context.Context) error {
 	return n.canary.Run(ctx)
 }
 
+// client runs the engine of a node that has no server, and returns a client of it
+// by direct calls, whose Close ends all of it.
+func (n *node) client() *errand.Client {
+	running, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.engine.Run(running) }()
+	return errand.NewClient(n.service, func() error {
+		n.engine.Drain()
+		stop()
+		return errors.Join(<-ended, n.closeParts())
+	})
+}
+
 // close frees a node that was never run.
 func (n *node) close() error { return errors.Join(n.server.Close(), n.closeParts()) }
 
 // closeParts closes what the engine stood on.
-func (n *node) closeParts() error { return errors.Join(closeBrokers(n.brokers), n.ledger.Close()) }
+func (n *node) closeParts() error {
+	err := errors.Join(closeBrokers(n.brokers), n.ledger.Close())
+	if n.cache != nil {
+		err = errors.Join(err, n.cache.Close())
+	}
+	return err
+}

@@ -62,7 +62,7 @@ func newRoot(a *app) *cobra.Command {
 		return help(root, args)
 	}})
 	root.AddCommand(
-		newServe(a), newDev(a),
+		newServe(a), newDev(a), newBench(a),
 		newEnqueue(a), newWork(a),
 		newJobs(a), newQueues(a), newDead(a), newSessions(a), newStats(a),
 		newMigrate(a), newDoctor(a), newToken(a), newVersion(a), newCompletion(a),

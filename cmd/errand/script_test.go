@@ -68,11 +68,21 @@ func runScript(t *testing.T, script, ledger string) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("ERRAND_SERVER", "http://127.0.0.1:1") // until "server" has started one
 			env.Setenv("ERRAND_LEDGER", ledger)
+			env.Setenv("RABBITMQ", os.Getenv(testenv.RabbitMQEnv))
 			env.Setenv("NO_COLOR", "1")
 			// Without it every process under the race detector ends a second late.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			env.Values[processesKey{}] = &processes{byName: map[string]*child{}}
 			return nil
+		},
+		Condition: func(name string) (bool, error) {
+			switch name {
+			case "postgres":
+				return ledger != "", nil
+			case "rabbitmq":
+				return os.Getenv(testenv.RabbitMQEnv) != "", nil
+			}
+			return false, fmt.Errorf("no such condition: %s", name)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server": cmdServer, "exits": cmdExits, "json": cmdJSON, "id": cmdID, "repeat": cmdRepeat,

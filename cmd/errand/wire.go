@@ -7,9 +7,14 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/errandhq/errand/broker"
 	"github.com/errandhq/errand/broker/kafka"
 	"github.com/errandhq/errand/broker/rabbitmq"
+	"github.com/errandhq/errand/internal/cache"
+	"github.com/errandhq/errand/internal/cache/memory"
+	"github.com/errandhq/errand/internal/cache/rediscache"
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/internal/engine"
 	"github.com/errandhq/errand/ledger"
@@ -17,7 +22,7 @@ import (
 	"github.com/errandhq/errand/ledger/sqlite"
 )
 
-// This file alone names drivers of ledgers and brokers.
+// This file alone names drivers.
 
 // openLedger opens the ledger of a server.
 func openLedger(ctx context.Context, addr config.Ledger, conf config.Server, log *slog.Logger) (ledger.Ledger, error) {
@@ -64,6 +69,27 @@ func closeBrokers(brokers map[string]broker.Broker) error {
 	return errors.Join(errs...)
 }
 
+// openCache makes the cache of a server, nil for none.
+func openCache(ctx context.Context, conf config.Server, l ledger.Ledger) (cache.Cache, error) {
+	addr, err := config.ParseCache(conf.Cache)
+	switch {
+	case err != nil || addr.Kind == config.CacheNone:
+		return nil, err
+	case addr.Kind == config.CacheMemory:
+		return memory.New(0), nil
+	}
+	name, err := l.Identity(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the ledger's name: %w", err)
+	}
+	return rediscache.New(addr.URL, name)
+}
+
+// examineCache asks a Redis about itself.
+func examineCache(ctx context.Context, address string) (rediscache.Report, error) {
+	return rediscache.Examine(ctx, address)
+}
+
 // migrateLedger applies pending migrations and returns their names.
 func migrateLedger(ctx context.Context, addr config.Ledger) ([]string, error) {
 	if addr.Engine == config.Postgres {
@@ -96,6 +122,21 @@ func ledgerSQL(addr config.Ledger) string {
 		return postgres.Print()
 	}
 	return sqlite.Print()
+}
+
+// pinLedger opens a transaction that sees the database as it is now, and so holds
+// vacuum back, until release.
+func pinLedger(ctx context.Context, addr config.Ledger) (release func() error, err error) {
+	conn, err := pgx.Connect(ctx, addr.DSN)
+	if err != nil {
+		return nil, err
+	}
+	release = func() error { return conn.Close(context.WithoutCancel(ctx)) }
+	_, err = conn.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SELECT pg_current_snapshot()")
+	if err != nil {
+		return nil, errors.Join(err, release())
+	}
+	return release, nil
 }
 
 // fenceLedger raises all tokens and returns how many jobs have one.

@@ -4,7 +4,8 @@
 // every rule is the engine's.
 //
 // A Service is served over HTTP by package server, and called directly by
-// package embedded: its methods are those of the handler and of the client.
+// package embedded: its methods are those of the handler and of the client. WatchJobs, whose
+// answer is a stream, is a plain loop here, and has a handler of its own.
 package api
 
 import (
@@ -23,6 +24,7 @@ type Config struct {
 	Version    string       // of the server, as GetServerInfo tells it
 	Ledger     string       // "sqlite" or "postgres"
 	Brokers    []string     // names of the carriers that the engine has
+	Cache      string       // of its cache: "none" (the default), "memory" or "redis"
 	MaxPayload int          // bytes; job.MaxPayload by default; the engine's own
 	Logger     *slog.Logger // discards by default
 }
@@ -44,6 +46,9 @@ var (
 func New(e *engine.Engine, c Config) *Service {
 	if c.MaxPayload <= 0 {
 		c.MaxPayload = job.MaxPayload
+	}
+	if c.Cache == "" {
+		c.Cache = "none"
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	errandv1 "github.com/errandhq/errand/gen/errand/v1"
@@ -19,37 +20,53 @@ const (
 	maxReply    = 32 << 20 // bytes of payloads and results in one answer
 )
 
-// GetJobs returns the jobs that exist, in the order of the ids. An answer that
-// would grow past 32 MiB is refused: whoever asks names fewer.
+// GetJobs returns the jobs that exist, in the order of the ids: whole, or with
+// view STATE what the cache holds of them.
 func (s *Service) GetJobs(ctx context.Context, r *errandv1.GetJobsRequest) (*errandv1.GetJobsResponse, error) {
 	ids, at, err := parseIDs("ids", r.GetIds())
 	if err != nil {
 		return nil, s.fail(ctx, "GetJobs", err)
 	}
+	var found map[job.ID]*errandv1.Job
+	switch r.GetView() {
+	case errandv1.JobView_JOB_VIEW_UNSPECIFIED, errandv1.JobView_JOB_VIEW_FULL:
+		found, err = s.full(ctx, ids)
+	case errandv1.JobView_JOB_VIEW_STATE:
+		found, err = s.states(ctx, ids, r.GetFresh())
+	default:
+		err = badField("view", "%d is unknown", int32(r.GetView()))
+	}
+	if err != nil {
+		return nil, s.fail(ctx, "GetJobs", err)
+	}
+	resp := &errandv1.GetJobsResponse{}
+	for _, n := range at {
+		if m := found[ids[n]]; m != nil {
+			resp.Jobs = append(resp.Jobs, m)
+		}
+	}
+	return resp, nil
+}
+
+// full reads whole jobs from the ledger. An answer that would grow past 32 MiB
+// is refused: whoever asks names fewer.
+func (s *Service) full(ctx context.Context, ids []job.ID) (map[job.ID]*errandv1.Job, error) {
 	found := make(map[job.ID]*errandv1.Job, len(ids))
 	size := 0
-	for rest := ids; len(rest) > 0; {
-		n := min(len(rest), getChunk)
-		jobs, err := s.engine.Get(ctx, rest[:n])
+	for chunk := range slices.Chunk(ids, getChunk) {
+		jobs, err := s.engine.Get(ctx, chunk)
 		if err != nil {
-			return nil, s.fail(ctx, "GetJobs", err)
+			return nil, err
 		}
 		for i := range jobs {
 			size += len(jobs[i].Payload) + len(jobs[i].Result)
 			found[jobs[i].ID] = encodeJob(&jobs[i])
 		}
 		if size > maxReply {
-			return nil, s.fail(ctx, "GetJobs", tooLarge("ids", "the answer would have more than %d bytes: name fewer jobs", maxReply))
-		}
-		rest = rest[n:]
-	}
-	resp := &errandv1.GetJobsResponse{}
-	for _, n := range at {
-		if m, ok := found[ids[n]]; ok {
-			resp.Jobs = append(resp.Jobs, m)
+			return nil, tooLarge("ids", "the answer would have more than %d bytes: name fewer jobs", maxReply)
 		}
 	}
-	return resp, nil
+	return found, nil
 }
 
 // ListJobs returns a page of jobs, newest first.

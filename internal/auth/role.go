@@ -74,6 +74,7 @@ var grants = map[string]Role{
 	errandv1connect.QueueServiceGetJobsProcedure:     Producer | Viewer,
 	errandv1connect.QueueServiceListJobsProcedure:    Viewer,
 	errandv1connect.QueueServiceWaitJobsProcedure:    Producer | Viewer,
+	errandv1connect.WatchServiceWatchJobsProcedure:   Producer | Viewer,
 	errandv1connect.QueueServiceCancelJobsProcedure:  Producer,
 	errandv1connect.QueueServiceDeleteJobsProcedure:  0,
 	errandv1connect.QueueServiceRedriveJobsProcedure: 0,

@@ -16,9 +16,11 @@ import (
 // wrong, each naming its setting.
 func (c Server) Check() error {
 	_, ledgerErr := c.LedgerAddress()
+	_, cacheErr := ParseCache(c.Cache)
 	_, _, listenErr := net.SplitHostPort(c.Listen)
 	errs := []error{
 		ledgerErr,
+		cacheErr,
 		c.checkDepths(),
 		c.checkRoutes(),
 		c.checkCanaries(),
@@ -35,6 +37,7 @@ func (c Server) Check() error {
 		between("archive-keep", c.ArchiveKeep, time.Minute, job.MaxDelay),
 		between("dead-keep", c.DeadKeep, 0, job.MaxDelay),
 		between("idempotency-keep", c.IdempotencyKeep, time.Minute, job.MaxDelay),
+		between("cache-ttl", c.CacheTTL, time.Second, 24*time.Hour),
 		between("max-payload", c.MaxPayload, 1, 64<<20),
 		between("crash-limit", c.CrashLimit, 1, 1000),
 		between("backoff-base", c.BackoffBase, time.Millisecond, c.BackoffCap),

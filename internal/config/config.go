@@ -28,6 +28,8 @@ type Server struct {
 	Broker          Addresses     `toml:"broker" env:"BROKER"`               // see ParseBroker; none: every queue is leased directly
 	DefaultRoute    string        `toml:"default_route" env:"DEFAULT_ROUTE"` // direct, rabbitmq or kafka; empty: see defaultRoute
 	Roles           Roles         `toml:"roles" env:"ROLES"`
+	Cache           string        `toml:"cache" env:"CACHE"`                     // see ParseCache
+	CacheTTL        time.Duration `toml:"cache_ttl" env:"CACHE_TTL"`             // of final states in it
 	Listen          string        `toml:"listen" env:"LISTEN"`                   // host:port
 	AuthTokenFile   string        `toml:"auth_token_file" env:"AUTH_TOKEN_FILE"` // empty: no authentication
 	TLSCert         string        `toml:"tls_cert" env:"TLS_CERT"`
@@ -59,6 +61,7 @@ func Default() Server {
 		Data: "errand-data", Migrate: "auto", Listen: "127.0.0.1:7420",
 		LedgerConns: 16, Roles: Roles(engine.RoleAPI | engine.RoleRelay | engine.RoleKeeper),
 		LogLevel: "info", LogFormat: "text", Metrics: true, MetricsNames: 100,
+		Cache: CacheMemory, CacheTTL: 5 * time.Minute,
 		Grace: 30 * time.Second, SessionTTL: 30 * time.Second, PollInterval: 500 * time.Millisecond,
 		ArchiveKeep: ledger.DefaultKeep.Archive, DeadKeep: ledger.DefaultKeep.Dead,
 		IdempotencyKeep: ledger.DefaultKeep.Idempotency,
@@ -83,6 +86,7 @@ func (c Server) Engine(log *slog.Logger) engine.Config {
 		BackoffBase: c.BackoffBase, BackoffCap: c.BackoffCap,
 		Keep:   ledger.Keep{Archive: c.ArchiveKeep, Dead: c.DeadKeep, Idempotency: c.IdempotencyKeep},
 		Logger: log, DefaultRoute: c.defaultRoute(), Roles: engine.Role(c.Roles),
+		CacheTTL: c.CacheTTL,
 	}
 }
 

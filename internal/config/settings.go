@@ -38,6 +38,8 @@ func (c *Server) settings() []setting {
 	f.Var(&c.Broker, "broker", "carrier of ready jobs: amqp://… or kafka://HOST,HOST…; may be repeated, one of each kind")
 	f.StringVar(&c.DefaultRoute, "default-route", c.DefaultRoute, "route of queues without one of their own: direct, rabbitmq or kafka (default: the broker, if there is one)")
 	f.Var(&c.Roles, "roles", "what this process does: api (answers calls), relay (feeds the brokers), keeper (rescues, promotes, keeps house)")
+	f.StringVar(&c.Cache, "cache", c.Cache, "fast view of job states: memory, none, or one that servers share, redis://… or rediss://…")
+	f.DurationVar(&c.CacheTTL, "cache-ttl", c.CacheTTL, "how long the cache keeps final states")
 	f.StringVar(&c.Listen, "listen", c.Listen, "address to serve on; others than loopback need tokens and TLS")
 	f.StringVar(&c.AuthTokenFile, "auth-token-file", c.AuthTokenFile, "file of the callers' token hashes (errand token new)")
 	f.StringVar(&c.TLSCert, "tls-cert", c.TLSCert, "certificate chain, PEM")
@@ -66,7 +68,7 @@ func (c *Server) settings() []setting {
 	f.VisitAll(func(g *pflag.Flag) {
 		out = append(out, setting{
 			flag: g.Name, usage: g.Usage, value: g.Value,
-			secret: g.Name == "ledger" || g.Name == "ledger-listen" || g.Name == "broker",
+			secret: g.Name == "ledger" || g.Name == "ledger-listen" || g.Name == "broker" || g.Name == "cache",
 		})
 	})
 	return out

@@ -49,6 +49,7 @@ type consumer struct {
 	cameAt   atomic.Int64 // when refs came last, by the monotonic clock; 0: never
 	wantedAt time.Duration
 	held     []heldRef
+	asked    int // what Receive was last asked for
 }
 
 // heldRef is a ref that was received and not yet tried.
@@ -157,7 +158,7 @@ func (c *consumer) consume(ctx context.Context, well func()) error {
 			return err
 		}
 		if len(c.held) == 0 {
-			msgs, err := sub.Receive(ctx, hands, receiveWait)
+			msgs, err := sub.Receive(ctx, c.bound(hands), receiveWait)
 			if err != nil {
 				return err
 			}
@@ -172,6 +173,16 @@ func (c *consumer) consume(ctx context.Context, well func()) error {
 		}
 	}
 	return nil
+}
+
+// bound is how many messages to ask for: as many as there are hands, roughly. Hands
+// come and go with each job, and a carrier that is told another number each time
+// may have to begin to consume anew; what comes for a hand too many is given back after a moment.
+func (c *consumer) bound(hands int) int {
+	if hands*4 < c.asked || hands > c.asked*4 {
+		c.asked = hands
+	}
+	return c.asked
 }
 
 // awaitHands waits for workers that want the queue and returns how many jobs

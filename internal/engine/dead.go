@@ -102,7 +102,7 @@ func (e *Engine) dead(ctx context.Context, f ledger.DeadFilter, event job.Event,
 	if err != nil {
 		return nil, fmt.Errorf("%s dead letters: %w", event, err)
 	}
-	e.follow(event, applied)
+	e.follow(now, event, applied)
 	return applied, nil
 }
 

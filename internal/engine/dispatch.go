@@ -273,7 +273,7 @@ func (e *Engine) claimOnce(ctx context.Context, tries []try) ([]ledger.Claimed, 
 	if len(claimed) != len(reqs) {
 		return nil, job.Errorf(job.Internal, "", "lease: %d answers to %d claims", len(claimed), len(reqs))
 	}
-	e.observeClaimed(claimed)
+	e.observeClaimed(now, claimed)
 	joined := make([]ledger.Claimed, len(tries))
 	for k := range tries {
 		joined[k] = merge(claimed[from[k]:from[k+1]])

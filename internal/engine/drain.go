@@ -46,10 +46,12 @@ func (e *Engine) Ready(ctx context.Context) error {
 
 // Info returns what the engine has counted since its start.
 func (e *Engine) Info() Info {
-	relay := &e.relay.stats
+	relay, view := &e.relay.stats, e.view
 	return Info{
 		StaleResults: e.stale.Load(), Rescued: e.rescued.Load(), Crashed: e.crashed.Load(), Brake: e.brake.Load(),
 		RelayLeads: relay.leads.Load(), RefsPublished: relay.published.Load(), Republished: relay.republished.Load(),
 		RefsReturned: relay.returned.Load(), LeasedByRef: e.carry.leased.Load(),
+		CacheHits: view.hits.Load(), CacheMisses: view.misses.Load(), CacheShed: view.shed.Load(), CacheDrift: view.drift.Load(),
+		CacheAway: view.away(),
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/errandhq/errand/broker"
+	"github.com/errandhq/errand/internal/cache"
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
 )
@@ -36,6 +37,9 @@ type Config struct {
 	DefaultRoute string                   // of queues without a route of their own: direct by default
 	RefTTL       time.Duration            // 30 s: a ref that was published and not leased for so long is published again
 	Roles        Role                     // all by default
+
+	Cache    cache.Cache   // of job states; it stays the caller's to close. None: every answer comes from the ledger
+	CacheTTL time.Duration // 5 min: how long it keeps what will not change by itself
 }
 
 // Role is a part of a server's work. Roles are joined by |.
@@ -165,6 +169,12 @@ type Info struct {
 	Republished   int64 // of those: published before, and not leased in time
 	RefsReturned  int64 // taken back by this process: a server could not use them
 	LeasedByRef   int64 // jobs leased by this process because a carrier brought their refs
+
+	CacheHits   int64 // states that the cache answered
+	CacheMisses int64 // states that it could not: the ledger did
+	CacheShed   int64 // changes that were not written to it, for lack of room or time
+	CacheDrift  int64 // final states in it that the ledger contradicted: see drift.go
+	CacheAway   bool  // it fails or does not answer, and is left alone for the moment
 }
 
 // RedrivePage is the answer to one page of a redrive.
@@ -183,7 +193,8 @@ type RedrivePage struct {
 //	extend.go   Extend               queues.go   Queues, Pause, Resume
 //	wait.go     Wait                 wake.go     Wake
 //	clock.go    Now                  drain.go    Drain, Ready, Info
-//	routes.go   SetRoute
+//	routes.go   SetRoute             view.go     States
+//	watch.go    Watch
 //
 // Nothing is answered unless Run runs: the calls that write go through loops
 // that Run owns.
@@ -211,6 +222,8 @@ type Engine struct {
 	routing  routing
 	relay    *relay
 	carry    *carry
+	view     *view
+	watches  *watches
 
 	draining chan struct{} // closed by Drain
 	stopped  chan struct{} // closed when Run ends
@@ -242,9 +255,11 @@ func New(l ledger.Ledger, c Config) *Engine {
 		routing:  routing{bell: make(chan struct{}, 1)},
 		relay:    newRelay(job.ID(uuid.New())),
 		carry:    newCarry(),
+		watches:  newWatches(),
 		draining: make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
+	e.view = newView(e, c.Cache)
 	e.inserts = newBatcher("enqueue", e.commitInserts, func(i ledger.Item) int { return len(i.Job.Payload) })
 	e.succeeds = newBatcher("succeed", e.commitSucceeds, func(s ledger.Success) int { return len(s.Result) })
 	e.settles = newBatcher("settle", e.commitSettles, func(h held) int { return len(h.Result) + len(h.Error) + len(h.Stack) })
@@ -268,6 +283,7 @@ func (c Config) withDefaults() Config {
 		c.MaxPayload = job.MaxPayload
 	}
 	set(&c.RefTTL, RefTTL)
+	set(&c.CacheTTL, cacheTTL)
 	if c.DefaultRoute == "" {
 		c.DefaultRoute = DirectRoute
 	}

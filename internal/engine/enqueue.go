@@ -189,7 +189,7 @@ func (e *Engine) insert(ctx context.Context, now time.Time, rows []ledger.Item) 
 	if alone {
 		inserted, err := e.ledger.Insert(ctx, now, rows)
 		if err == nil {
-			e.observeInserted(rows, inserted)
+			e.observeInserted(now, rows, inserted)
 		}
 		return inserted, err
 	}
@@ -203,7 +203,7 @@ func (e *Engine) commitInserts(ctx context.Context, rows []ledger.Item) ([]ledge
 	}
 	inserted, err := e.ledger.Insert(ctx, now, rows)
 	if err == nil {
-		e.observeInserted(rows, inserted)
+		e.observeInserted(now, rows, inserted)
 	}
 	return inserted, err
 }

@@ -206,7 +206,7 @@ func (e *Engine) giveBack(ctx context.Context, leases []ledger.Lease) error {
 		if n > 0 {
 			e.log.Info("leases of a lost reply given back", "session", chunk[0].Session, "jobs", n)
 		}
-		e.follow(job.Release, applied)
+		e.follow(now, job.Release, applied)
 	}
 	return nil
 }

@@ -220,7 +220,8 @@ func (f *fake) Succeed(_ context.Context, now time.Time, items []ledger.Success)
 		if _, err := f.rules.Settle(j, it.Token, job.Move{Event: job.Succeed, Now: now, Result: it.Result}); err != nil {
 			return nil, err
 		}
-		out = append(out, ledger.Succeeded{OK: true, Queue: j.Queue, Kind: j.Kind, Attempt: j.Attempt, Version: j.Version,
+		out = append(out, ledger.Succeeded{OK: true, Queue: j.Queue, Kind: j.Kind, Priority: j.Priority,
+			Attempt: j.Attempt, MaxAttempts: j.MaxAttempts, Crashes: j.Crashes, Version: j.Version,
 			CreatedAt: j.CreatedAt, RunAt: j.RunAt, LeasedAt: j.LeasedAt})
 	}
 	return out, nil

@@ -89,7 +89,7 @@ func (e *Engine) change(ctx context.Context, ids []job.ID, event job.Event, fn f
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", event, err)
 	}
-	e.follow(event, applied)
+	e.follow(now, event, applied)
 	return applied, nil
 }
 

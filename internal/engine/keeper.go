@@ -275,6 +275,6 @@ func (e *Engine) sweepOnce(ctx context.Context, of ledger.SessionState, names ma
 		}
 		e.log.Info("jobs rescued", "of_sessions", of.String(), "jobs", n, "dead_letters", dead)
 	}
-	e.follow(event, applied)
+	e.follow(now, event, applied)
 	return len(applied), nil
 }

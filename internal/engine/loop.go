@@ -35,6 +35,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		{"cancel", e.runCancelWatch, RoleAPI},          // finds cancellations asked for elsewhere
 		{"progress", e.runNotes, RoleAPI},              // writes progress notes, not too often
 		{"wait", e.runWaits, RoleAPI},                  // finds jobs that ended elsewhere
+		{"view", e.runView, allRoles},                  // writes job states to the cache
+		{"news", e.runNews, RoleAPI},                   // hears by it of what other processes do
+		{"drift", e.runDrift, RoleAPI | RoleKeeper},    // compares it with the ledger
 		{"relay", e.runRelay, RoleRelay},               // publishes refs of ready jobs, if it leads
 		{"promote", e.runPromoter, RoleKeeper},         // scheduled jobs become ready, late ones expire
 		{"keep", e.runKeeper, RoleAPI | RoleKeeper},    // finds dead sessions, rescues their jobs

@@ -17,6 +17,7 @@ const (
 type Change struct {
 	Event job.Event // of package job, EventEnqueue or EventNote
 	From  job.State // 0: it was not there
+	At    time.Time // the ledger's, just before the commit
 	// Job is as it is now; read only, and not after Observe has returned. Of a
 	// success that took the hot path it has what the ledger told: see ledger.Succeeded.
 	Job *job.Job
@@ -36,28 +37,31 @@ func (e *Engine) tell(changes []Change) {
 	if len(changes) == 0 {
 		return
 	}
+	e.view.Observe(changes)
 	for _, o := range e.conf.Observers {
 		o.Observe(changes)
 	}
 }
 
 // observing spares callers the making of changes that nobody would hear of.
-func (e *Engine) observing() bool { return len(e.conf.Observers) > 0 }
+func (e *Engine) observing() bool {
+	return len(e.conf.Observers) > 0 || e.view.cache != nil || e.watches.any()
+}
 
-func (e *Engine) observeInserted(rows []ledger.Item, inserted []ledger.Inserted) {
+func (e *Engine) observeInserted(now time.Time, rows []ledger.Item, inserted []ledger.Inserted) {
 	if !e.observing() {
 		return
 	}
 	changes := make([]Change, 0, len(rows))
 	for i := range rows {
 		if inserted[i].Outcome == ledger.InsertedNew {
-			changes = append(changes, Change{Event: EventEnqueue, Job: &rows[i].Job})
+			changes = append(changes, Change{Event: EventEnqueue, At: now, Job: &rows[i].Job})
 		}
 	}
 	e.tell(changes)
 }
 
-func (e *Engine) observeClaimed(claimed []ledger.Claimed) {
+func (e *Engine) observeClaimed(now time.Time, claimed []ledger.Claimed) {
 	if !e.observing() {
 		return
 	}
@@ -68,7 +72,7 @@ func (e *Engine) observeClaimed(claimed []ledger.Claimed) {
 	changes := make([]Change, 0, n)
 	for i := range claimed {
 		for k := range claimed[i].Jobs {
-			changes = append(changes, Change{Event: job.Lease, From: job.Ready, Job: &claimed[i].Jobs[k]})
+			changes = append(changes, Change{Event: job.Lease, From: job.Ready, At: now, Job: &claimed[i].Jobs[k]})
 		}
 	}
 	e.tell(changes)
@@ -88,17 +92,18 @@ func (e *Engine) observeSucceeded(now time.Time, rows []ledger.Success, settled 
 		jobs[i] = job.Job{
 			ID: rows[i].ID, Queue: s.Queue, Kind: s.Kind, State: job.Succeeded,
 			CreatedAt: s.CreatedAt, RunAt: s.RunAt, LeasedAt: s.LeasedAt, DoneAt: now,
-			Attempt: s.Attempt, Token: rows[i].Token, Version: s.Version,
+			Priority: s.Priority, Attempt: s.Attempt, MaxAttempts: s.MaxAttempts, Crashes: s.Crashes,
+			Token: rows[i].Token, Version: s.Version,
 			SettledToken: rows[i].Token, SettledAs: job.Succeed, Result: rows[i].Result,
 		}
-		changes = append(changes, Change{Event: job.Succeed, From: job.Running, Job: &jobs[i]})
+		changes = append(changes, Change{Event: job.Succeed, From: job.Running, At: now, Job: &jobs[i]})
 	}
 	e.tell(changes)
 }
 
 // observeApplied tells of jobs that an Apply moved. event is 0 for settles,
 // whose jobs say themselves how they were settled.
-func (e *Engine) observeApplied(event job.Event, applied []ledger.Applied) {
+func (e *Engine) observeApplied(now time.Time, event job.Event, applied []ledger.Applied) {
 	if !e.observing() {
 		return
 	}
@@ -108,7 +113,7 @@ func (e *Engine) observeApplied(event job.Event, applied []ledger.Applied) {
 		if a.Err != nil {
 			continue
 		}
-		c := Change{Event: event, From: a.From, Job: &a.Job}
+		c := Change{Event: event, From: a.From, At: now, Job: &a.Job}
 		if event == 0 {
 			c.Event = a.Job.SettledAs
 		}

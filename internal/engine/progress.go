@@ -132,7 +132,7 @@ func (e *Engine) writeNotes(ctx context.Context, batch map[job.ID]Progress) erro
 	if err != nil {
 		return fmt.Errorf("write progress: %w", err)
 	}
-	e.observeApplied(EventNote, applied)
+	e.observeApplied(now, EventNote, applied)
 	busy := map[job.ID]Progress{}
 	for k, a := range applied {
 		switch {

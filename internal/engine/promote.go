@@ -126,6 +126,6 @@ func (e *Engine) move(ctx context.Context, now time.Time, ev job.Event, pick led
 	if err != nil {
 		return 0, err
 	}
-	e.follow(ev, applied)
+	e.follow(now, ev, applied)
 	return len(applied), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
@@ -201,15 +202,15 @@ func (e *Engine) settleOnce(ctx context.Context, items []held, in map[job.ID]int
 		}
 		answers[in[ids[k]]] = answer
 	}
-	e.follow(0, applied)
+	e.follow(now, 0, applied)
 	return nil
 }
 
 // follow tells whoever is concerned what became of jobs: waiting workers of
 // those that are ready, the promoter of those that soon will be, and
 // whoever waits for those that ended. event is what moved them: see observeApplied.
-func (e *Engine) follow(event job.Event, applied []ledger.Applied) {
-	e.observeApplied(event, applied)
+func (e *Engine) follow(now time.Time, event job.Event, applied []ledger.Applied) {
+	e.observeApplied(now, event, applied)
 	var queues []string
 	var done []job.ID
 	for i := range applied {

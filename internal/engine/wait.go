@@ -13,7 +13,8 @@ import (
 const (
 	maxWait      = time.Minute
 	maxWaitCalls = 10000
-	maxAwaited   = 50000 // jobs that all calls together may wait for
+	maxAwaited   = 50000           // jobs that all calls together may wait for
+	waitFloor    = 5 * time.Second // between two looks at the ledger, while news come by the cache
 )
 
 // waits holds the Wait calls of this process by the jobs they wait for.
@@ -21,12 +22,17 @@ type waits struct {
 	mu  sync.Mutex
 	of  map[job.ID]map[*waitCall]bool
 	all int
+
+	look   chan struct{} // rings when the ledger is to be looked at now
+	looked time.Duration // when it was last; zero: it is due
 }
 
-// waitCall is one Wait; its bell rings when it should look again.
+// waitCall is one Wait, or Watch by ids; its bell rings when it should look again.
 type waitCall struct{ bell chan struct{} }
 
-func newWaits() *waits { return &waits{of: map[job.ID]map[*waitCall]bool{}} }
+func newWaits() *waits {
+	return &waits{of: map[job.ID]map[*waitCall]bool{}, look: make(chan struct{}, 1)}
+}
 
 func (w *waits) join(c *waitCall, ids []job.ID) error {
 	w.mu.Lock()
@@ -35,23 +41,42 @@ func (w *waits) join(c *waitCall, ids []job.ID) error {
 		return job.Errorf(job.ResourceExhausted, "", "%d calls wait for %d jobs already: try again later", w.all, len(w.of))
 	}
 	w.all++
+	w.add(c, ids)
+	return nil
+}
+
+func (w *waits) add(c *waitCall, ids []job.ID) {
 	for _, id := range ids {
 		if w.of[id] == nil {
 			w.of[id] = map[*waitCall]bool{}
 		}
 		w.of[id][c] = true
 	}
-	return nil
 }
 
 func (w *waits) leave(c *waitCall, ids []job.ID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.all--
+	w.remove(c, ids)
+}
+
+func (w *waits) remove(c *waitCall, ids []job.ID) {
 	for _, id := range ids {
 		if delete(w.of[id], c); len(w.of[id]) == 0 {
 			delete(w.of, id)
 		}
+	}
+}
+
+// follow has c, which has joined, wait for id, or not any more.
+func (w *waits) follow(c *waitCall, id job.ID, open bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if open {
+		w.add(c, []job.ID{id})
+	} else {
+		w.remove(c, []job.ID{id})
 	}
 }
 
@@ -122,9 +147,32 @@ func (e *Engine) Wait(ctx context.Context, ids []job.ID, timeout time.Duration) 
 	}
 }
 
+// lookNow has the ledger looked at soon, because news may have been missed.
+func (w *waits) lookNow() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.looked = 0
+	ring(w.look)
+}
+
+// due reports whether the ledger is to be looked at: always, unless news come in
+// (linked), and then each waitFloor.
+func (w *waits) due(now time.Duration, linked bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if linked && w.looked > 0 && now-w.looked < waitFloor {
+		return false
+	}
+	w.looked = now
+	return true
+}
+
 // runWaits looks at all awaited jobs together, for those that ended elsewhere.
 func (e *Engine) runWaits(ctx context.Context) {
-	e.every(ctx, "wait", e.conf.PollInterval, nil, func(ctx context.Context) error {
+	e.every(ctx, "wait", e.conf.PollInterval, e.waits.look, func(ctx context.Context) error {
+		if !e.waits.due(e.conf.Monotonic(), e.view.linked.Load()) {
+			return nil
+		}
 		for ids := range slices.Chunk(e.waits.awaited(), job.MaxBatch) {
 			if err := e.lookAt(ctx, ids); err != nil {
 				return err

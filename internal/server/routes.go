@@ -25,7 +25,9 @@ func (s *Server) routes(svc *api.Service) http.Handler {
 		connect.WithRecover(s.recovered),
 	}
 	mux.Handle(errandv1connect.NewQueueServiceHandler(svc, options...))
-	reflector := grpcreflect.NewStaticReflector(errandv1connect.QueueServiceName, grpchealth.HealthV1ServiceName)
+	path, watch := errandv1connect.NewWatchServiceHandler(svc.WatchHandler(), options...)
+	mux.Handle(path, withoutEnd(watch))
+	reflector := grpcreflect.NewStaticReflector(errandv1connect.QueueServiceName, errandv1connect.WatchServiceName, grpchealth.HealthV1ServiceName)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, options...))
 	// Health is for balancers, which have no token.
@@ -87,9 +89,9 @@ func say(w http.ResponseWriter, status int, text string) {
 // health answers grpc.health.v1 as readyz does.
 type health struct{ s *Server }
 
-// Check implements grpchealth.Checker, for the whole server and for the service.
+// Check implements grpchealth.Checker, for the whole server and for its services.
 func (h health) Check(ctx context.Context, r *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
-	if r.Service != "" && r.Service != errandv1connect.QueueServiceName {
+	if r.Service != "" && r.Service != errandv1connect.QueueServiceName && r.Service != errandv1connect.WatchServiceName {
 		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("unknown service %q", r.Service))
 	}
 	status := grpchealth.StatusServing

@@ -286,7 +286,7 @@ func (k *Kafka) PeerAddress() string { return local(k.peer) }
 
 // ServeKafka starts the broker of a whole run.
 func ServeKafka(dir string) (*Service, error) {
-	return serve(KafkaEnv, func(t testing.TB) string {
+	return Serve(KafkaEnv, func(t testing.TB) string {
 		return StartKafka(t, KafkaOptions{Dir: dir}).Address()
 	})
 }

@@ -270,7 +270,7 @@ func fakeTimeLibrary(t testing.TB) string {
 // that only makes the tests faster. The tests that crash a database start
 // servers of their own, with fsync on.
 func ServePostgres(dir string) (*Service, error) {
-	return serve(Env, func(t testing.TB) string {
+	return Serve(Env, func(t testing.TB) string {
 		s := StartPostgres(t, Options{Dir: dir, Settings: map[string]string{
 			"fsync": "off", "full_page_writes": "off", "max_connections": "300", "shared_buffers": "256MB",
 		}})

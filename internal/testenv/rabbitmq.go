@@ -290,7 +290,7 @@ func (r *RabbitMQ) awaitMembers(size int, deadline time.Time) {
 
 // ServeRabbitMQ starts the node of a whole run.
 func ServeRabbitMQ(dir string) (*Service, error) {
-	return serve(RabbitMQEnv, func(t testing.TB) string {
+	return Serve(RabbitMQEnv, func(t testing.TB) string {
 		return StartRabbitMQ(t, RabbitMQOptions{Dir: dir}).URL()
 	})
 }

@@ -22,14 +22,14 @@ type Service struct {
 // Stop ends the server and removes its files.
 func (s *Service) Stop() error { return s.host.end() }
 
-// serve makes a service by a starter that was written for tests: start returns
+// Serve makes a service by a starter that was written for tests: start returns
 // the address, and what it leaves with t.Cleanup is done at Stop.
-func serve(env string, start func(t testing.TB) string) (*Service, error) {
+func Serve(env string, start func(t testing.TB) string) (*Service, error) {
 	s := &Service{Env: env, host: &host{ctx: context.Background()}}
 	if s.host.run(func() { s.Address = start(s.host) }) {
 		return s, nil
 	}
-	return nil, errors.Join(append(s.host.failures, s.Stop())...)
+	return nil, s.Stop()
 }
 
 // host stands in for a test where there is none. It has the methods that this
@@ -49,9 +49,8 @@ func (h *host) run(f func()) bool {
 	return len(h.failures) == 0
 }
 
-// end does what was left with Cleanup, the latest first.
+// end does what was left with Cleanup, the latest first, and tells of all that failed.
 func (h *host) end() error {
-	h.failures = nil
 	for ; len(h.cleanups) > 0; h.cleanups = h.cleanups[:len(h.cleanups)-1] {
 		h.run(h.cleanups[len(h.cleanups)-1])
 	}

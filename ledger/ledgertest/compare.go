@@ -85,7 +85,8 @@ func stamp(t time.Time) string {
 // sameSucceeded compares answers of Succeed.
 func sameSucceeded(a, b ledger.Succeeded) bool {
 	text := func(s ledger.Succeeded) string {
-		return fmt.Sprintf("%v %q %q %d %d %s %s %s", s.OK, s.Queue, s.Kind, s.Attempt, s.Version, stamp(s.CreatedAt), stamp(s.RunAt), stamp(s.LeasedAt))
+		return fmt.Sprintf("%v %q %q %d %d/%d %d %d %s %s %s", s.OK, s.Queue, s.Kind, s.Priority, s.Attempt, s.MaxAttempts, s.Crashes, s.Version,
+			stamp(s.CreatedAt), stamp(s.RunAt), stamp(s.LeasedAt))
 	}
 	return text(a) == text(b)
 }

@@ -265,7 +265,8 @@ func (m *model) Succeed(ctx context.Context, now time.Time, items []ledger.Succe
 
 // succeeded is the answer to the success that made j.
 func succeeded(j job.Job) ledger.Succeeded {
-	return ledger.Succeeded{OK: true, Queue: j.Queue, Kind: j.Kind, Attempt: j.Attempt, Version: j.Version,
+	return ledger.Succeeded{OK: true, Queue: j.Queue, Kind: j.Kind, Priority: j.Priority,
+		Attempt: j.Attempt, MaxAttempts: j.MaxAttempts, Crashes: j.Crashes, Version: j.Version,
 		CreatedAt: j.CreatedAt, RunAt: j.RunAt, LeasedAt: j.LeasedAt}
 }
 

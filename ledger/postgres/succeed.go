@@ -42,7 +42,7 @@ var succeedSQL = fmt.Sprintf(`WITH held AS MATERIALIZED (
 				SELECT k.ctid AS place FROM errand.unique_key k
 				WHERE k.scope = g.kind AND k.key = g.unique_key AND k.job = g.id FOR UPDATE) AS h
 			WHERE g.unique_mode = %[5]d)))
-	SELECT item, queue, kind, attempt, version + 1, created_at, run_at, leased_at FROM gone`,
+	SELECT item, queue, kind, priority, attempt, max_attempts, crashes, version + 1, created_at, run_at, leased_at FROM gone`,
 	job.Running, coldsql.ColumnList, succeededRow(), job.Succeeded, job.UntilDone)
 
 // succeededRow is what becomes of a row's columns.
@@ -95,7 +95,8 @@ func (l *Ledger) Succeed(ctx context.Context, now time.Time, items []ledger.Succ
 					r := rowReader{vals: rows.RawValues()}
 					item := r.int8()
 					answers[item-1] = ledger.Succeeded{
-						OK: true, Queue: names.of(r.next(0)), Kind: names.of(r.next(0)), Attempt: r.int4(), Version: r.int8(),
+						OK: true, Queue: names.of(r.next(0)), Kind: names.of(r.next(0)), Priority: int(r.int2()),
+						Attempt: r.int4(), MaxAttempts: r.int4(), Crashes: r.int4(), Version: r.int8(),
 						CreatedAt: r.time(), RunAt: r.time(), LeasedAt: r.time(),
 					}
 					return r.err

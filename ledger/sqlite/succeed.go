@@ -46,7 +46,7 @@ type settled struct {
 }
 
 const succeedFind = `SELECT v.column1, j.rid, j.queue, j.kind, j.unique_key, j.unique_mode,
-	j.attempt, j.version, j.created_at, j.run_at, j.leased_at
+	j.attempt, j.version, j.created_at, j.run_at, j.leased_at, j.priority, j.max_attempts, j.crashes
 	FROM (VALUES %s) AS v CROSS JOIN job AS j ON j.id = v.column2 WHERE j.state = 3 AND j.token = v.column3`
 
 // succeedCopy is job.Rules.Settle for event Succeed, from live to archive: what
@@ -125,6 +125,7 @@ func (s *success) find(from, to int) ([]settled, error) {
 		}
 		f.Attempt, f.Version = int(row[6].(int64)), row[7].(int64)+1
 		f.CreatedAt, f.RunAt, f.LeasedAt = micros(row[8]), micros(row[9]), micros(row[10])
+		f.Priority, f.MaxAttempts, f.Crashes = int(row[11].(int64)), int(row[12].(int64)), int(row[13].(int64))
 		if id := s.items[f.item].ID; !s.seen[id] {
 			s.seen[id] = true
 			found = append(found, f)

@@ -24,22 +24,30 @@ var may = map[string][]string{
 	"job":               {},
 	"broker":            {"job"},
 	"ledger":            {"job"},
+	"broker/rabbitmq":   {"job", "broker"},
+	"broker/kafka":      {"job", "broker"},
+	"broker/brokertest": {"job", "broker"},
 	"ledger/coldsql":    {"job", "ledger"},
 	"ledger/sqlite":     {"job", "ledger", "ledger/coldsql"},
 	"ledger/postgres":   {"job", "ledger", "ledger/coldsql"},
 	"ledger/ledgertest": {"job", "ledger"},
-	"internal/engine":   {"broker", "job", "ledger"},
+	"internal/cache":    {"job"},
+	"internal/engine":   {"broker", "internal/cache", "job", "ledger"},
+
+	"internal/cache/memory":     {"job", "internal/cache"},
+	"internal/cache/rediscache": {"job", "internal/cache"},
+	"internal/cache/cachetest":  {"job", "internal/cache"},
 	// internal/api passes the ledger's queries on to the engine, whose methods
 	// take them; it gets no driver.
-	"internal/api": {"broker", "internal/engine", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"internal/api": {"broker", "internal/engine", "internal/cache", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"":             {"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandpgx":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandsql":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	// What is measured: the engine tells its observers, and knows no Prometheus.
 	"internal/meter":   {},
-	"internal/metrics": {"broker", "internal/engine", "internal/meter", "job", "ledger"},
+	"internal/metrics": {"broker", "internal/cache", "internal/engine", "internal/meter", "job", "ledger"},
 	"errandprom":       {"", "internal/meter", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
-	"internal/canary": {"", "broker", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
+	"internal/canary": {"", "broker", "internal/cache", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
 		"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 }
 
@@ -49,7 +57,8 @@ var outside = map[string][]string{
 	"job":             {},
 	"ledger":          {},
 	"errandprom":      {"github.com/prometheus/client_golang"},
-	"internal/engine": {"golang.org/x/sync", "github.com/google/uuid"},
+	"internal/cache":  {},
+	"internal/engine": {"golang.org/x/sync", "github.com/google/uuid", "github.com/sony/gobreaker"},
 	"":                {"connectrpc.com/connect", "github.com/google/uuid", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc"},
 }
 
@@ -162,7 +171,7 @@ func TestOnlyWireNamesDrivers(t *testing.T) {
 		}
 		for _, imported := range importsOf(t, filepath.Join(p.Dir, file)) {
 			isDriver := slices.ContainsFunc(drivers, func(d string) bool { return strings.HasPrefix(imported, d) })
-			if isDriver || imported == path("ledger/sqlite") || imported == path("ledger/postgres") {
+			if isDriver || strings.HasPrefix(imported, path("ledger")+"/") || strings.HasPrefix(imported, path("broker")+"/") {
 				t.Errorf("cmd/errand/%s imports %s: that belongs in wire.go", file, imported)
 			}
 		}

@@ -20,8 +20,12 @@ type carrier struct {
 var carriers = []carrier{
 	{"direct", "direct", func(testing.TB) []string { return nil }},
 	{"rabbitmq", "rabbitmq", func(t testing.TB) []string { return []string{"--broker", testenv.RabbitMQAddress(t)} }},
-	{"kafka-share", "kafka", func(t testing.TB) []string { return []string{"--broker", "kafka://" + testenv.KafkaAddress(t) + "?group=share"} }},
-	{"kafka-classic", "kafka", func(t testing.TB) []string { return []string{"--broker", "kafka://" + testenv.KafkaAddress(t) + "?group=classic"} }},
+	{"kafka-share", "kafka", func(t testing.TB) []string {
+		return []string{"--broker", "kafka://" + testenv.KafkaAddress(t) + "?group=share"}
+	}},
+	{"kafka-classic", "kafka", func(t testing.TB) []string {
+		return []string{"--broker", "kafka://" + testenv.KafkaAddress(t) + "?group=classic"}
+	}},
 }
 
 // onEveryPath runs f on each ledger with each carrier: the same assertions on all
@@ -164,7 +168,8 @@ func TestUrgentJobOvertakesTenThousand(t *testing.T) {
 // A job runs for longer than the broker gives a consumer to acknowledge: one
 // execution, for the message was acknowledged at the lease.
 func TestJobLongerThanTheBrokersTimeout(t *testing.T) {
-	node := testenv.StartRabbitMQ(t, testenv.RabbitMQOptions{Config: []string{"consumer_timeout = 3000", "channel_tick_interval = 1000"}})
+	node := testenv.StartRabbitMQ(t, testenv.RabbitMQOptions{Config: []string{"consumer_timeout = 3000"}})
+	node.Ctl("eval", "application:set_env(rabbit, channel_tick_interval, 1000).") // how often it looks: each minute by itself
 	c := cluster.Postgres(t, testenv.Options{})
 	c.Steady()
 	c.AddServer("--broker", node.URL())

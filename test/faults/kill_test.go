@@ -65,11 +65,13 @@ func killUnderLoad(t *testing.T, c *cluster.Cluster, seed uint64, rng *rand.Rand
 		c.AddWorker("-concurrency", "20")
 	}
 	n := jobs(t)
-	stop, stopped := make(chan struct{}), make(chan int, 1)
-	go func() { stopped <- killer(c, rng, stop) }()
+	stop, stopped := make(chan struct{}), make(chan int, 2)
+	brokers := rand.New(rand.NewPCG(rng.Uint64(), seed)) // they take long to start: they have a killer of their own
+	go func() { stopped <- killer(processes(c), rng, stop) }()
+	go func() { stopped <- killer(nodes(c), brokers, stop) }()
 	load := c.Produce(n, spread(n), seed)
 	close(stop)
-	kills := <-stopped
+	kills := <-stopped + <-stopped
 	t.Logf("%d processes were killed", kills)
 	if kills < 3 {
 		t.Errorf("only %d kills: the load was over too soon to mean anything", kills)
@@ -81,11 +83,11 @@ func killUnderLoad(t *testing.T, c *cluster.Cluster, seed uint64, rng *rand.Rand
 	c.Check(load, false)
 }
 
-// killer kills a process drawn by lot every half to two seconds and starts it
-// again, until stop is closed. All run when it returns. It gives the number of
-// kills.
-func killer(c *cluster.Cluster, rng *rand.Rand, stop <-chan struct{}) (kills int) {
-	victims := []func(gap func()){}
+// victim kills a process, calls gap, and starts it again.
+type victim func(gap func())
+
+// processes are Errand's own, and the database.
+func processes(c *cluster.Cluster) (victims []victim) {
 	for _, s := range c.Servers {
 		victims = append(victims, func(gap func()) { s.Kill(); gap(); s.Start() })
 	}
@@ -95,8 +97,23 @@ func killer(c *cluster.Cluster, rng *rand.Rand, stop <-chan struct{}) (kills int
 	if pg := c.Postgres; pg != nil {
 		victims = append(victims, func(gap func()) { pg.Kill(); gap(); pg.Start() })
 	}
+	return victims
+}
+
+// nodes are those of the broker.
+func nodes(c *cluster.Cluster) (victims []victim) {
 	for _, n := range c.Carriers {
 		victims = append(victims, func(gap func()) { n.Kill(); gap(); n.Start() })
+	}
+	return victims
+}
+
+// killer kills a victim drawn by lot every half to two seconds and starts it
+// again, until stop is closed. All run when it returns. It gives the number of
+// kills.
+func killer(victims []victim, rng *rand.Rand, stop <-chan struct{}) (kills int) {
+	if len(victims) == 0 {
+		return 0
 	}
 	for {
 		select {

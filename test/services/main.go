@@ -37,6 +37,7 @@ var parts = []part{
 	{"postgres", testenv.Env, testenv.ServePostgres},
 	{"rabbitmq", testenv.RabbitMQEnv, testenv.ServeRabbitMQ},
 	{"kafka", testenv.KafkaEnv, testenv.ServeKafka},
+	{"redis", testenv.RedisEnv, testenv.ServeRedis},
 }
 
 func main() {

@@ -190,6 +190,58 @@ func (OnConflict) EnumDescriptor() ([]byte, []int) {
 	return file_errand_v1_errand_proto_rawDescGZIP(), []int{2}
 }
 
+// JobView says how much of a job is asked for.
+type JobView int32
+
+const (
+	JobView_JOB_VIEW_UNSPECIFIED JobView = 0 // full
+	JobView_JOB_VIEW_FULL        JobView = 1 // everything, as the ledger has it now
+	// id, queue, kind, state, reason, priority, attempt, max_attempts, crashes, run_at, progress (not of a success),
+	// version, token and age: from the cache, if it has them, at most a second old unless they are final
+	JobView_JOB_VIEW_STATE JobView = 2
+)
+
+// Enum value maps for JobView.
+var (
+	JobView_name = map[int32]string{
+		0: "JOB_VIEW_UNSPECIFIED",
+		1: "JOB_VIEW_FULL",
+		2: "JOB_VIEW_STATE",
+	}
+	JobView_value = map[string]int32{
+		"JOB_VIEW_UNSPECIFIED": 0,
+		"JOB_VIEW_FULL":        1,
+		"JOB_VIEW_STATE":       2,
+	}
+)
+
+func (x JobView) Enum() *JobView {
+	p := new(JobView)
+	*p = x
+	return p
+}
+
+func (x JobView) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (JobView) Descriptor() protoreflect.EnumDescriptor {
+	return file_errand_v1_errand_proto_enumTypes[3].Descriptor()
+}
+
+func (JobView) Type() protoreflect.EnumType {
+	return &file_errand_v1_errand_proto_enumTypes[3]
+}
+
+func (x JobView) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use JobView.Descriptor instead.
+func (JobView) EnumDescriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{3}
+}
+
 type Outcome int32
 
 const (
@@ -232,11 +284,11 @@ func (x Outcome) String() string {
 }
 
 func (Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_errand_v1_errand_proto_enumTypes[3].Descriptor()
+	return file_errand_v1_errand_proto_enumTypes[4].Descriptor()
 }
 
 func (Outcome) Type() protoreflect.EnumType {
-	return &file_errand_v1_errand_proto_enumTypes[3]
+	return &file_errand_v1_errand_proto_enumTypes[4]
 }
 
 func (x Outcome) Number() protoreflect.EnumNumber {
@@ -245,7 +297,7 @@ func (x Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome.Descriptor instead.
 func (Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{3}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{4}
 }
 
 type Job struct {
@@ -280,6 +332,7 @@ type Job struct {
 	SessionId       string                 `protobuf:"bytes,28,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	CancelRequested bool                   `protobuf:"varint,29,opt,name=cancel_requested,json=cancelRequested,proto3" json:"cancel_requested,omitempty"`
 	Reason          string                 `protobuf:"bytes,30,opt,name=reason,proto3" json:"reason,omitempty"` // why dead or cancelled: attempts, discarded, crashed, cancelled, expired
+	Age             *durationpb.Duration   `protobuf:"bytes,31,opt,name=age,proto3" json:"age,omitempty"`       // with JOB_VIEW_STATE: since when the ledger was known to say so
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -522,6 +575,13 @@ func (x *Job) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Job) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
 }
 
 type JobError struct {
@@ -1125,6 +1185,7 @@ type GetJobsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
 	Fresh         bool                   `protobuf:"varint,2,opt,name=fresh,proto3" json:"fresh,omitempty"` // read the ledger, whatever a cache says
+	View          JobView                `protobuf:"varint,3,opt,name=view,proto3,enum=errand.v1.JobView" json:"view,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1171,6 +1232,13 @@ func (x *GetJobsRequest) GetFresh() bool {
 		return x.Fresh
 	}
 	return false
+}
+
+func (x *GetJobsRequest) GetView() JobView {
+	if x != nil {
+		return x.View
+	}
+	return JobView_JOB_VIEW_UNSPECIFIED
 }
 
 type GetJobsResponse struct {
@@ -1361,6 +1429,234 @@ func (x *ListJobsResponse) GetNextPageToken() string {
 	return ""
 }
 
+type WatchJobsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`     // at most 1000; or, if there are none,
+	Queue         string                 `protobuf:"bytes,2,opt,name=queue,proto3" json:"queue,omitempty"` // all jobs of this queue,
+	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`   // of this kind, of both, or all there are
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchJobsRequest) Reset() {
+	*x = WatchJobsRequest{}
+	mi := &file_errand_v1_errand_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchJobsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchJobsRequest) ProtoMessage() {}
+
+func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchJobsRequest.ProtoReflect.Descriptor instead.
+func (*WatchJobsRequest) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *WatchJobsRequest) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *WatchJobsRequest) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *WatchJobsRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+type WatchJobsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Event         *JobEvent              `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	Lagged        bool                   `protobuf:"varint,2,opt,name=lagged,proto3" json:"lagged,omitempty"` // events were left out: the caller was too slow, or the line between servers broke
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchJobsResponse) Reset() {
+	*x = WatchJobsResponse{}
+	mi := &file_errand_v1_errand_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchJobsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchJobsResponse) ProtoMessage() {}
+
+func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchJobsResponse.ProtoReflect.Descriptor instead.
+func (*WatchJobsResponse) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *WatchJobsResponse) GetEvent() *JobEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *WatchJobsResponse) GetLagged() bool {
+	if x != nil {
+		return x.Lagged
+	}
+	return false
+}
+
+type JobEvent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Queue         string                 `protobuf:"bytes,2,opt,name=queue,proto3" json:"queue,omitempty"`
+	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	State         JobState               `protobuf:"varint,4,opt,name=state,proto3,enum=errand.v1.JobState" json:"state,omitempty"`
+	Attempt       int32                  `protobuf:"varint,5,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Version       int64                  `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=at,proto3" json:"at,omitempty"` // the ledger's time, just before the change or the look
+	Progress      []byte                 `protobuf:"bytes,8,opt,name=progress,proto3" json:"progress,omitempty"`
+	Reason        string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	Deleted       bool                   `protobuf:"varint,10,opt,name=deleted,proto3" json:"deleted,omitempty"` // there is no such job, or not any more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobEvent) Reset() {
+	*x = JobEvent{}
+	mi := &file_errand_v1_errand_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobEvent) ProtoMessage() {}
+
+func (x *JobEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobEvent.ProtoReflect.Descriptor instead.
+func (*JobEvent) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *JobEvent) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *JobEvent) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *JobEvent) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *JobEvent) GetState() JobState {
+	if x != nil {
+		return x.State
+	}
+	return JobState_JOB_STATE_UNSPECIFIED
+}
+
+func (x *JobEvent) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *JobEvent) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *JobEvent) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *JobEvent) GetProgress() []byte {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *JobEvent) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *JobEvent) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
 type WaitJobsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
@@ -1371,7 +1667,7 @@ type WaitJobsRequest struct {
 
 func (x *WaitJobsRequest) Reset() {
 	*x = WaitJobsRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[13]
+	mi := &file_errand_v1_errand_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1679,7 @@ func (x *WaitJobsRequest) String() string {
 func (*WaitJobsRequest) ProtoMessage() {}
 
 func (x *WaitJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[13]
+	mi := &file_errand_v1_errand_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1692,7 @@ func (x *WaitJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitJobsRequest.ProtoReflect.Descriptor instead.
 func (*WaitJobsRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{13}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WaitJobsRequest) GetIds() []string {
@@ -1422,7 +1718,7 @@ type WaitJobsResponse struct {
 
 func (x *WaitJobsResponse) Reset() {
 	*x = WaitJobsResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[14]
+	mi := &file_errand_v1_errand_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1730,7 @@ func (x *WaitJobsResponse) String() string {
 func (*WaitJobsResponse) ProtoMessage() {}
 
 func (x *WaitJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[14]
+	mi := &file_errand_v1_errand_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1743,7 @@ func (x *WaitJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitJobsResponse.ProtoReflect.Descriptor instead.
 func (*WaitJobsResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{14}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WaitJobsResponse) GetJobs() []*Job {
@@ -1468,7 +1764,7 @@ type JobResult struct {
 
 func (x *JobResult) Reset() {
 	*x = JobResult{}
-	mi := &file_errand_v1_errand_proto_msgTypes[15]
+	mi := &file_errand_v1_errand_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1776,7 @@ func (x *JobResult) String() string {
 func (*JobResult) ProtoMessage() {}
 
 func (x *JobResult) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[15]
+	mi := &file_errand_v1_errand_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1789,7 @@ func (x *JobResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobResult.ProtoReflect.Descriptor instead.
 func (*JobResult) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{15}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *JobResult) GetId() string {
@@ -1526,7 +1822,7 @@ type CancelJobsRequest struct {
 
 func (x *CancelJobsRequest) Reset() {
 	*x = CancelJobsRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[16]
+	mi := &file_errand_v1_errand_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1834,7 @@ func (x *CancelJobsRequest) String() string {
 func (*CancelJobsRequest) ProtoMessage() {}
 
 func (x *CancelJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[16]
+	mi := &file_errand_v1_errand_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,7 +1847,7 @@ func (x *CancelJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobsRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobsRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{16}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CancelJobsRequest) GetIds() []string {
@@ -1570,7 +1866,7 @@ type CancelJobsResponse struct {
 
 func (x *CancelJobsResponse) Reset() {
 	*x = CancelJobsResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[17]
+	mi := &file_errand_v1_errand_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1878,7 @@ func (x *CancelJobsResponse) String() string {
 func (*CancelJobsResponse) ProtoMessage() {}
 
 func (x *CancelJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[17]
+	mi := &file_errand_v1_errand_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1891,7 @@ func (x *CancelJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobsResponse.ProtoReflect.Descriptor instead.
 func (*CancelJobsResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{17}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CancelJobsResponse) GetResults() []*JobResult {
@@ -1614,7 +1910,7 @@ type DeleteJobsRequest struct {
 
 func (x *DeleteJobsRequest) Reset() {
 	*x = DeleteJobsRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[18]
+	mi := &file_errand_v1_errand_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1922,7 @@ func (x *DeleteJobsRequest) String() string {
 func (*DeleteJobsRequest) ProtoMessage() {}
 
 func (x *DeleteJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[18]
+	mi := &file_errand_v1_errand_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1935,7 @@ func (x *DeleteJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobsRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobsRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{18}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteJobsRequest) GetIds() []string {
@@ -1658,7 +1954,7 @@ type DeleteJobsResponse struct {
 
 func (x *DeleteJobsResponse) Reset() {
 	*x = DeleteJobsResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[19]
+	mi := &file_errand_v1_errand_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1670,7 +1966,7 @@ func (x *DeleteJobsResponse) String() string {
 func (*DeleteJobsResponse) ProtoMessage() {}
 
 func (x *DeleteJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[19]
+	mi := &file_errand_v1_errand_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1683,7 +1979,7 @@ func (x *DeleteJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobsResponse.ProtoReflect.Descriptor instead.
 func (*DeleteJobsResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{19}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteJobsResponse) GetResults() []*JobResult {
@@ -1705,7 +2001,7 @@ type DeadFilter struct {
 
 func (x *DeadFilter) Reset() {
 	*x = DeadFilter{}
-	mi := &file_errand_v1_errand_proto_msgTypes[20]
+	mi := &file_errand_v1_errand_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +2013,7 @@ func (x *DeadFilter) String() string {
 func (*DeadFilter) ProtoMessage() {}
 
 func (x *DeadFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[20]
+	mi := &file_errand_v1_errand_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +2026,7 @@ func (x *DeadFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadFilter.ProtoReflect.Descriptor instead.
 func (*DeadFilter) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{20}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeadFilter) GetQueue() string {
@@ -1774,7 +2070,7 @@ type RedriveJobsRequest struct {
 
 func (x *RedriveJobsRequest) Reset() {
 	*x = RedriveJobsRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[21]
+	mi := &file_errand_v1_errand_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +2082,7 @@ func (x *RedriveJobsRequest) String() string {
 func (*RedriveJobsRequest) ProtoMessage() {}
 
 func (x *RedriveJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[21]
+	mi := &file_errand_v1_errand_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +2095,7 @@ func (x *RedriveJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveJobsRequest.ProtoReflect.Descriptor instead.
 func (*RedriveJobsRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{21}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RedriveJobsRequest) GetIds() []string {
@@ -1842,7 +2138,7 @@ type RedriveJobsResponse struct {
 
 func (x *RedriveJobsResponse) Reset() {
 	*x = RedriveJobsResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[22]
+	mi := &file_errand_v1_errand_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +2150,7 @@ func (x *RedriveJobsResponse) String() string {
 func (*RedriveJobsResponse) ProtoMessage() {}
 
 func (x *RedriveJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[22]
+	mi := &file_errand_v1_errand_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +2163,7 @@ func (x *RedriveJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveJobsResponse.ProtoReflect.Descriptor instead.
 func (*RedriveJobsResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{22}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RedriveJobsResponse) GetRedriven() int32 {
@@ -1907,7 +2203,7 @@ type PurgeDeadRequest struct {
 
 func (x *PurgeDeadRequest) Reset() {
 	*x = PurgeDeadRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[23]
+	mi := &file_errand_v1_errand_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1919,7 +2215,7 @@ func (x *PurgeDeadRequest) String() string {
 func (*PurgeDeadRequest) ProtoMessage() {}
 
 func (x *PurgeDeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[23]
+	mi := &file_errand_v1_errand_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1932,7 +2228,7 @@ func (x *PurgeDeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeDeadRequest.ProtoReflect.Descriptor instead.
 func (*PurgeDeadRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{23}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PurgeDeadRequest) GetFilter() *DeadFilter {
@@ -1952,7 +2248,7 @@ type PurgeDeadResponse struct {
 
 func (x *PurgeDeadResponse) Reset() {
 	*x = PurgeDeadResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[24]
+	mi := &file_errand_v1_errand_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2260,7 @@ func (x *PurgeDeadResponse) String() string {
 func (*PurgeDeadResponse) ProtoMessage() {}
 
 func (x *PurgeDeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[24]
+	mi := &file_errand_v1_errand_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2273,7 @@ func (x *PurgeDeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeDeadResponse.ProtoReflect.Descriptor instead.
 func (*PurgeDeadResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{24}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PurgeDeadResponse) GetPurged() int32 {
@@ -2003,7 +2299,7 @@ type CountDeadRequest struct {
 
 func (x *CountDeadRequest) Reset() {
 	*x = CountDeadRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[25]
+	mi := &file_errand_v1_errand_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2311,7 @@ func (x *CountDeadRequest) String() string {
 func (*CountDeadRequest) ProtoMessage() {}
 
 func (x *CountDeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[25]
+	mi := &file_errand_v1_errand_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2324,7 @@ func (x *CountDeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountDeadRequest.ProtoReflect.Descriptor instead.
 func (*CountDeadRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{25}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CountDeadRequest) GetFilter() *DeadFilter {
@@ -2048,7 +2344,7 @@ type CountDeadResponse struct {
 
 func (x *CountDeadResponse) Reset() {
 	*x = CountDeadResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[26]
+	mi := &file_errand_v1_errand_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2356,7 @@ func (x *CountDeadResponse) String() string {
 func (*CountDeadResponse) ProtoMessage() {}
 
 func (x *CountDeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[26]
+	mi := &file_errand_v1_errand_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2369,7 @@ func (x *CountDeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountDeadResponse.ProtoReflect.Descriptor instead.
 func (*CountDeadResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{26}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CountDeadResponse) GetCount() int64 {
@@ -2104,7 +2400,7 @@ type OpenSessionRequest struct {
 
 func (x *OpenSessionRequest) Reset() {
 	*x = OpenSessionRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[27]
+	mi := &file_errand_v1_errand_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2116,7 +2412,7 @@ func (x *OpenSessionRequest) String() string {
 func (*OpenSessionRequest) ProtoMessage() {}
 
 func (x *OpenSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[27]
+	mi := &file_errand_v1_errand_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2129,7 +2425,7 @@ func (x *OpenSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSessionRequest.ProtoReflect.Descriptor instead.
 func (*OpenSessionRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{27}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *OpenSessionRequest) GetSessionId() string {
@@ -2184,7 +2480,7 @@ type OpenSessionResponse struct {
 
 func (x *OpenSessionResponse) Reset() {
 	*x = OpenSessionResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[28]
+	mi := &file_errand_v1_errand_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2196,7 +2492,7 @@ func (x *OpenSessionResponse) String() string {
 func (*OpenSessionResponse) ProtoMessage() {}
 
 func (x *OpenSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[28]
+	mi := &file_errand_v1_errand_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2209,7 +2505,7 @@ func (x *OpenSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSessionResponse.ProtoReflect.Descriptor instead.
 func (*OpenSessionResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{28}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *OpenSessionResponse) GetTtl() *durationpb.Duration {
@@ -2237,7 +2533,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_errand_v1_errand_proto_msgTypes[29]
+	mi := &file_errand_v1_errand_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2249,7 +2545,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[29]
+	mi := &file_errand_v1_errand_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2262,7 +2558,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{29}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Held) GetId() string {
@@ -2296,7 +2592,7 @@ type LeaseRequest struct {
 
 func (x *LeaseRequest) Reset() {
 	*x = LeaseRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[30]
+	mi := &file_errand_v1_errand_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2604,7 @@ func (x *LeaseRequest) String() string {
 func (*LeaseRequest) ProtoMessage() {}
 
 func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[30]
+	mi := &file_errand_v1_errand_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2617,7 @@ func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{30}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LeaseRequest) GetSessionId() string {
@@ -2383,7 +2679,7 @@ type LeaseResponse struct {
 
 func (x *LeaseResponse) Reset() {
 	*x = LeaseResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[31]
+	mi := &file_errand_v1_errand_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2691,7 @@ func (x *LeaseResponse) String() string {
 func (*LeaseResponse) ProtoMessage() {}
 
 func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[31]
+	mi := &file_errand_v1_errand_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +2704,7 @@ func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
 func (*LeaseResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{31}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LeaseResponse) GetJobs() []*Job {
@@ -2442,7 +2738,7 @@ type ExtendRequest struct {
 
 func (x *ExtendRequest) Reset() {
 	*x = ExtendRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[32]
+	mi := &file_errand_v1_errand_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2454,7 +2750,7 @@ func (x *ExtendRequest) String() string {
 func (*ExtendRequest) ProtoMessage() {}
 
 func (x *ExtendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[32]
+	mi := &file_errand_v1_errand_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2467,7 +2763,7 @@ func (x *ExtendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendRequest.ProtoReflect.Descriptor instead.
 func (*ExtendRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{32}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ExtendRequest) GetSessionId() string {
@@ -2523,7 +2819,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_errand_v1_errand_proto_msgTypes[33]
+	mi := &file_errand_v1_errand_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2535,7 +2831,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[33]
+	mi := &file_errand_v1_errand_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2548,7 +2844,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{33}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Progress) GetId() string {
@@ -2583,7 +2879,7 @@ type ExtendResponse struct {
 
 func (x *ExtendResponse) Reset() {
 	*x = ExtendResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[34]
+	mi := &file_errand_v1_errand_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2595,7 +2891,7 @@ func (x *ExtendResponse) String() string {
 func (*ExtendResponse) ProtoMessage() {}
 
 func (x *ExtendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[34]
+	mi := &file_errand_v1_errand_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2608,7 +2904,7 @@ func (x *ExtendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendResponse.ProtoReflect.Descriptor instead.
 func (*ExtendResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{34}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ExtendResponse) GetCancelled() []*Held {
@@ -2642,7 +2938,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[35]
+	mi := &file_errand_v1_errand_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2654,7 +2950,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[35]
+	mi := &file_errand_v1_errand_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2667,7 +2963,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{35}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SettleRequest) GetSessionId() string {
@@ -2699,7 +2995,7 @@ type Settlement struct {
 
 func (x *Settlement) Reset() {
 	*x = Settlement{}
-	mi := &file_errand_v1_errand_proto_msgTypes[36]
+	mi := &file_errand_v1_errand_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +3007,7 @@ func (x *Settlement) String() string {
 func (*Settlement) ProtoMessage() {}
 
 func (x *Settlement) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[36]
+	mi := &file_errand_v1_errand_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +3020,7 @@ func (x *Settlement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settlement.ProtoReflect.Descriptor instead.
 func (*Settlement) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{36}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Settlement) GetId() string {
@@ -2785,7 +3081,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[37]
+	mi := &file_errand_v1_errand_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2797,7 +3093,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[37]
+	mi := &file_errand_v1_errand_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2810,7 +3106,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{37}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SettleResponse) GetResults() []*SettleResult {
@@ -2831,7 +3127,7 @@ type SettleResult struct {
 
 func (x *SettleResult) Reset() {
 	*x = SettleResult{}
-	mi := &file_errand_v1_errand_proto_msgTypes[38]
+	mi := &file_errand_v1_errand_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2843,7 +3139,7 @@ func (x *SettleResult) String() string {
 func (*SettleResult) ProtoMessage() {}
 
 func (x *SettleResult) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[38]
+	mi := &file_errand_v1_errand_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2856,7 +3152,7 @@ func (x *SettleResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResult.ProtoReflect.Descriptor instead.
 func (*SettleResult) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{38}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SettleResult) GetState() JobState {
@@ -2892,7 +3188,7 @@ type CloseSessionRequest struct {
 
 func (x *CloseSessionRequest) Reset() {
 	*x = CloseSessionRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[39]
+	mi := &file_errand_v1_errand_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2904,7 +3200,7 @@ func (x *CloseSessionRequest) String() string {
 func (*CloseSessionRequest) ProtoMessage() {}
 
 func (x *CloseSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[39]
+	mi := &file_errand_v1_errand_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2917,7 +3213,7 @@ func (x *CloseSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseSessionRequest.ProtoReflect.Descriptor instead.
 func (*CloseSessionRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{39}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CloseSessionRequest) GetSessionId() string {
@@ -2942,7 +3238,7 @@ type CloseSessionResponse struct {
 
 func (x *CloseSessionResponse) Reset() {
 	*x = CloseSessionResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[40]
+	mi := &file_errand_v1_errand_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3250,7 @@ func (x *CloseSessionResponse) String() string {
 func (*CloseSessionResponse) ProtoMessage() {}
 
 func (x *CloseSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[40]
+	mi := &file_errand_v1_errand_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3263,7 @@ func (x *CloseSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseSessionResponse.ProtoReflect.Descriptor instead.
 func (*CloseSessionResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{40}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{43}
 }
 
 type ListQueuesRequest struct {
@@ -2978,7 +3274,7 @@ type ListQueuesRequest struct {
 
 func (x *ListQueuesRequest) Reset() {
 	*x = ListQueuesRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[41]
+	mi := &file_errand_v1_errand_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2990,7 +3286,7 @@ func (x *ListQueuesRequest) String() string {
 func (*ListQueuesRequest) ProtoMessage() {}
 
 func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[41]
+	mi := &file_errand_v1_errand_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3003,7 +3299,7 @@ func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesRequest.ProtoReflect.Descriptor instead.
 func (*ListQueuesRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{41}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{44}
 }
 
 type ListQueuesResponse struct {
@@ -3015,7 +3311,7 @@ type ListQueuesResponse struct {
 
 func (x *ListQueuesResponse) Reset() {
 	*x = ListQueuesResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[42]
+	mi := &file_errand_v1_errand_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3323,7 @@ func (x *ListQueuesResponse) String() string {
 func (*ListQueuesResponse) ProtoMessage() {}
 
 func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[42]
+	mi := &file_errand_v1_errand_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3336,7 @@ func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesResponse.ProtoReflect.Descriptor instead.
 func (*ListQueuesResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{42}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListQueuesResponse) GetQueues() []*Queue {
@@ -3069,7 +3365,7 @@ type Queue struct {
 
 func (x *Queue) Reset() {
 	*x = Queue{}
-	mi := &file_errand_v1_errand_proto_msgTypes[43]
+	mi := &file_errand_v1_errand_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3081,7 +3377,7 @@ func (x *Queue) String() string {
 func (*Queue) ProtoMessage() {}
 
 func (x *Queue) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[43]
+	mi := &file_errand_v1_errand_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3094,7 +3390,7 @@ func (x *Queue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Queue.ProtoReflect.Descriptor instead.
 func (*Queue) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{43}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Queue) GetQueue() string {
@@ -3185,7 +3481,7 @@ type QueueKind struct {
 
 func (x *QueueKind) Reset() {
 	*x = QueueKind{}
-	mi := &file_errand_v1_errand_proto_msgTypes[44]
+	mi := &file_errand_v1_errand_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3197,7 +3493,7 @@ func (x *QueueKind) String() string {
 func (*QueueKind) ProtoMessage() {}
 
 func (x *QueueKind) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[44]
+	mi := &file_errand_v1_errand_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3210,7 +3506,7 @@ func (x *QueueKind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueKind.ProtoReflect.Descriptor instead.
 func (*QueueKind) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{44}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *QueueKind) GetKind() string {
@@ -3243,7 +3539,7 @@ type PauseQueueRequest struct {
 
 func (x *PauseQueueRequest) Reset() {
 	*x = PauseQueueRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[45]
+	mi := &file_errand_v1_errand_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3255,7 +3551,7 @@ func (x *PauseQueueRequest) String() string {
 func (*PauseQueueRequest) ProtoMessage() {}
 
 func (x *PauseQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[45]
+	mi := &file_errand_v1_errand_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3268,7 +3564,7 @@ func (x *PauseQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseQueueRequest.ProtoReflect.Descriptor instead.
 func (*PauseQueueRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{45}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PauseQueueRequest) GetQueue() string {
@@ -3286,7 +3582,7 @@ type PauseQueueResponse struct {
 
 func (x *PauseQueueResponse) Reset() {
 	*x = PauseQueueResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[46]
+	mi := &file_errand_v1_errand_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3298,7 +3594,7 @@ func (x *PauseQueueResponse) String() string {
 func (*PauseQueueResponse) ProtoMessage() {}
 
 func (x *PauseQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[46]
+	mi := &file_errand_v1_errand_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3311,7 +3607,7 @@ func (x *PauseQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseQueueResponse.ProtoReflect.Descriptor instead.
 func (*PauseQueueResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{46}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{49}
 }
 
 type ResumeQueueRequest struct {
@@ -3323,7 +3619,7 @@ type ResumeQueueRequest struct {
 
 func (x *ResumeQueueRequest) Reset() {
 	*x = ResumeQueueRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[47]
+	mi := &file_errand_v1_errand_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3335,7 +3631,7 @@ func (x *ResumeQueueRequest) String() string {
 func (*ResumeQueueRequest) ProtoMessage() {}
 
 func (x *ResumeQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[47]
+	mi := &file_errand_v1_errand_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3348,7 +3644,7 @@ func (x *ResumeQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeQueueRequest.ProtoReflect.Descriptor instead.
 func (*ResumeQueueRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{47}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ResumeQueueRequest) GetQueue() string {
@@ -3366,7 +3662,7 @@ type ResumeQueueResponse struct {
 
 func (x *ResumeQueueResponse) Reset() {
 	*x = ResumeQueueResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[48]
+	mi := &file_errand_v1_errand_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3378,7 +3674,7 @@ func (x *ResumeQueueResponse) String() string {
 func (*ResumeQueueResponse) ProtoMessage() {}
 
 func (x *ResumeQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[48]
+	mi := &file_errand_v1_errand_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3391,7 +3687,7 @@ func (x *ResumeQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeQueueResponse.ProtoReflect.Descriptor instead.
 func (*ResumeQueueResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{48}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{51}
 }
 
 type RouteQueueRequest struct {
@@ -3404,7 +3700,7 @@ type RouteQueueRequest struct {
 
 func (x *RouteQueueRequest) Reset() {
 	*x = RouteQueueRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[49]
+	mi := &file_errand_v1_errand_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3416,7 +3712,7 @@ func (x *RouteQueueRequest) String() string {
 func (*RouteQueueRequest) ProtoMessage() {}
 
 func (x *RouteQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[49]
+	mi := &file_errand_v1_errand_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3429,7 +3725,7 @@ func (x *RouteQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteQueueRequest.ProtoReflect.Descriptor instead.
 func (*RouteQueueRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{49}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RouteQueueRequest) GetQueue() string {
@@ -3454,7 +3750,7 @@ type RouteQueueResponse struct {
 
 func (x *RouteQueueResponse) Reset() {
 	*x = RouteQueueResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[50]
+	mi := &file_errand_v1_errand_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3466,7 +3762,7 @@ func (x *RouteQueueResponse) String() string {
 func (*RouteQueueResponse) ProtoMessage() {}
 
 func (x *RouteQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[50]
+	mi := &file_errand_v1_errand_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3479,7 +3775,7 @@ func (x *RouteQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteQueueResponse.ProtoReflect.Descriptor instead.
 func (*RouteQueueResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{50}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{53}
 }
 
 type ListSessionsRequest struct {
@@ -3490,7 +3786,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[51]
+	mi := &file_errand_v1_errand_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3502,7 +3798,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[51]
+	mi := &file_errand_v1_errand_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3515,7 +3811,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{51}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{54}
 }
 
 type ListSessionsResponse struct {
@@ -3527,7 +3823,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[52]
+	mi := &file_errand_v1_errand_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3539,7 +3835,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[52]
+	mi := &file_errand_v1_errand_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3552,7 +3848,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{52}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -3580,7 +3876,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_errand_v1_errand_proto_msgTypes[53]
+	mi := &file_errand_v1_errand_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3592,7 +3888,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[53]
+	mi := &file_errand_v1_errand_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3605,7 +3901,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{53}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Session) GetId() string {
@@ -3686,7 +3982,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[54]
+	mi := &file_errand_v1_errand_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3698,7 +3994,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[54]
+	mi := &file_errand_v1_errand_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3711,7 +4007,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{54}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{57}
 }
 
 type GetServerInfoResponse struct {
@@ -3728,13 +4024,19 @@ type GetServerInfoResponse struct {
 	RefsPublished   int64                  `protobuf:"varint,10,opt,name=refs_published,json=refsPublished,proto3" json:"refs_published,omitempty"`       // by this server, since the start
 	RefsRepublished int64                  `protobuf:"varint,11,opt,name=refs_republished,json=refsRepublished,proto3" json:"refs_republished,omitempty"` // of those: published before, and not leased in time
 	LeasedByRef     int64                  `protobuf:"varint,12,opt,name=leased_by_ref,json=leasedByRef,proto3" json:"leased_by_ref,omitempty"`           // jobs leased by this server because a carrier brought their refs
+	Cache           string                 `protobuf:"bytes,13,opt,name=cache,proto3" json:"cache,omitempty"`                                             // of job states: none, memory or redis
+	CacheAway       bool                   `protobuf:"varint,14,opt,name=cache_away,json=cacheAway,proto3" json:"cache_away,omitempty"`                   // it fails, and is left alone for the moment
+	CacheHits       int64                  `protobuf:"varint,15,opt,name=cache_hits,json=cacheHits,proto3" json:"cache_hits,omitempty"`                   // states answered by the cache, by this server since its start
+	CacheMisses     int64                  `protobuf:"varint,16,opt,name=cache_misses,json=cacheMisses,proto3" json:"cache_misses,omitempty"`             // states answered by the ledger instead
+	CacheShed       int64                  `protobuf:"varint,17,opt,name=cache_shed,json=cacheShed,proto3" json:"cache_shed,omitempty"`                   // changes that were not written to the cache, for lack of room or time
+	CacheDrift      int64                  `protobuf:"varint,18,opt,name=cache_drift,json=cacheDrift,proto3" json:"cache_drift,omitempty"`                // final states in the cache that the ledger contradicted, and were repaired
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[55]
+	mi := &file_errand_v1_errand_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3746,7 +4048,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[55]
+	mi := &file_errand_v1_errand_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3759,7 +4061,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{55}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -3846,11 +4148,53 @@ func (x *GetServerInfoResponse) GetLeasedByRef() int64 {
 	return 0
 }
 
+func (x *GetServerInfoResponse) GetCache() string {
+	if x != nil {
+		return x.Cache
+	}
+	return ""
+}
+
+func (x *GetServerInfoResponse) GetCacheAway() bool {
+	if x != nil {
+		return x.CacheAway
+	}
+	return false
+}
+
+func (x *GetServerInfoResponse) GetCacheHits() int64 {
+	if x != nil {
+		return x.CacheHits
+	}
+	return 0
+}
+
+func (x *GetServerInfoResponse) GetCacheMisses() int64 {
+	if x != nil {
+		return x.CacheMisses
+	}
+	return 0
+}
+
+func (x *GetServerInfoResponse) GetCacheShed() int64 {
+	if x != nil {
+		return x.CacheShed
+	}
+	return 0
+}
+
+func (x *GetServerInfoResponse) GetCacheDrift() int64 {
+	if x != nil {
+		return x.CacheDrift
+	}
+	return 0
+}
+
 var File_errand_v1_errand_proto protoreflect.FileDescriptor
 
 const file_errand_v1_errand_proto_rawDesc = "" +
 	"\n" +
-	"\x16errand/v1/errand.proto\x12\terrand.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\b\n" +
+	"\x16errand/v1/errand.proto\x12\terrand.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xea\b\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05queue\x18\x02 \x01(\tR\x05queue\x12\x12\n" +
@@ -3888,7 +4232,8 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\n" +
 	"session_id\x18\x1c \x01(\tR\tsessionId\x12)\n" +
 	"\x10cancel_requested\x18\x1d \x01(\bR\x0fcancelRequested\x12\x16\n" +
-	"\x06reason\x18\x1e \x01(\tR\x06reason\"\xae\x01\n" +
+	"\x06reason\x18\x1e \x01(\tR\x06reason\x12+\n" +
+	"\x03age\x18\x1f \x01(\v2\x19.google.protobuf.DurationR\x03age\"\xae\x01\n" +
 	"\bJobError\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\x05R\aattempt\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
@@ -3942,10 +4287,11 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\aproblem\x18\x04 \x01(\v2\x12.errand.v1.ProblemR\aproblem\"%\n" +
 	"\vWakeRequest\x12\x16\n" +
 	"\x06queues\x18\x01 \x03(\tR\x06queues\"\x0e\n" +
-	"\fWakeResponse\"8\n" +
+	"\fWakeResponse\"`\n" +
 	"\x0eGetJobsRequest\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x14\n" +
-	"\x05fresh\x18\x02 \x01(\bR\x05fresh\"5\n" +
+	"\x05fresh\x18\x02 \x01(\bR\x05fresh\x12&\n" +
+	"\x04view\x18\x03 \x01(\x0e2\x12.errand.v1.JobViewR\x04view\"5\n" +
 	"\x0fGetJobsResponse\x12\"\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x0e.errand.v1.JobR\x04jobs\"\xca\x01\n" +
 	"\x0fListJobsRequest\x12\x14\n" +
@@ -3959,7 +4305,26 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"page_token\x18\a \x01(\tR\tpageToken\"^\n" +
 	"\x10ListJobsResponse\x12\"\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x0e.errand.v1.JobR\x04jobs\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"X\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"N\n" +
+	"\x10WatchJobsRequest\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x14\n" +
+	"\x05queue\x18\x02 \x01(\tR\x05queue\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\"V\n" +
+	"\x11WatchJobsResponse\x12)\n" +
+	"\x05event\x18\x01 \x01(\v2\x13.errand.v1.JobEventR\x05event\x12\x16\n" +
+	"\x06lagged\x18\x02 \x01(\bR\x06lagged\"\x9d\x02\n" +
+	"\bJobEvent\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05queue\x18\x02 \x01(\tR\x05queue\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12)\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x13.errand.v1.JobStateR\x05state\x12\x18\n" +
+	"\aattempt\x18\x05 \x01(\x05R\aattempt\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\x03R\aversion\x12*\n" +
+	"\x02at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
+	"\bprogress\x18\b \x01(\fR\bprogress\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12\x18\n" +
+	"\adeleted\x18\n" +
+	" \x01(\bR\adeleted\"X\n" +
 	"\x0fWaitJobsRequest\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x123\n" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"6\n" +
@@ -4118,7 +4483,7 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\n" +
 	"renewed_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\trenewedAt\"\x16\n" +
-	"\x14GetServerInfoRequest\"\x84\x03\n" +
+	"\x14GetServerInfoRequest\"\xbb\x04\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06ledger\x18\x02 \x01(\tR\x06ledger\x12#\n" +
@@ -4134,7 +4499,17 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\x0erefs_published\x18\n" +
 	" \x01(\x03R\rrefsPublished\x12)\n" +
 	"\x10refs_republished\x18\v \x01(\x03R\x0frefsRepublished\x12\"\n" +
-	"\rleased_by_ref\x18\f \x01(\x03R\vleasedByRef*\xb0\x01\n" +
+	"\rleased_by_ref\x18\f \x01(\x03R\vleasedByRef\x12\x14\n" +
+	"\x05cache\x18\r \x01(\tR\x05cache\x12\x1d\n" +
+	"\n" +
+	"cache_away\x18\x0e \x01(\bR\tcacheAway\x12\x1d\n" +
+	"\n" +
+	"cache_hits\x18\x0f \x01(\x03R\tcacheHits\x12!\n" +
+	"\fcache_misses\x18\x10 \x01(\x03R\vcacheMisses\x12\x1d\n" +
+	"\n" +
+	"cache_shed\x18\x11 \x01(\x03R\tcacheShed\x12\x1f\n" +
+	"\vcache_drift\x18\x12 \x01(\x03R\n" +
+	"cacheDrift*\xb0\x01\n" +
 	"\bJobState\x12\x19\n" +
 	"\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13JOB_STATE_SCHEDULED\x10\x01\x12\x13\n" +
@@ -4153,7 +4528,11 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"OnConflict\x12\x1b\n" +
 	"\x17ON_CONFLICT_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10ON_CONFLICT_SKIP\x10\x01\x12\x16\n" +
-	"\x12ON_CONFLICT_REJECT\x10\x02*\x87\x01\n" +
+	"\x12ON_CONFLICT_REJECT\x10\x02*J\n" +
+	"\aJobView\x12\x18\n" +
+	"\x14JOB_VIEW_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rJOB_VIEW_FULL\x10\x01\x12\x12\n" +
+	"\x0eJOB_VIEW_STATE\x10\x02*\x87\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_SUCCEED\x10\x01\x12\x10\n" +
@@ -4187,7 +4566,9 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\n" +
 	"RouteQueue\x12\x1c.errand.v1.RouteQueueRequest\x1a\x1d.errand.v1.RouteQueueResponse\x12O\n" +
 	"\fListSessions\x12\x1e.errand.v1.ListSessionsRequest\x1a\x1f.errand.v1.ListSessionsResponse\x12R\n" +
-	"\rGetServerInfo\x12\x1f.errand.v1.GetServerInfoRequest\x1a .errand.v1.GetServerInfoResponseB3Z1github.com/errandhq/errand/gen/errand/v1;errandv1b\x06proto3"
+	"\rGetServerInfo\x12\x1f.errand.v1.GetServerInfoRequest\x1a .errand.v1.GetServerInfoResponse2X\n" +
+	"\fWatchService\x12H\n" +
+	"\tWatchJobs\x12\x1b.errand.v1.WatchJobsRequest\x1a\x1c.errand.v1.WatchJobsResponse0\x01B3Z1github.com/errandhq/errand/gen/errand/v1;errandv1b\x06proto3"
 
 var (
 	file_errand_v1_errand_proto_rawDescOnce sync.Once
@@ -4201,180 +4582,191 @@ func file_errand_v1_errand_proto_rawDescGZIP() []byte {
 	return file_errand_v1_errand_proto_rawDescData
 }
 
-var file_errand_v1_errand_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_errand_v1_errand_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_errand_v1_errand_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_errand_v1_errand_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_errand_v1_errand_proto_goTypes = []any{
 	(JobState)(0),                 // 0: errand.v1.JobState
 	(UniqueMode)(0),               // 1: errand.v1.UniqueMode
 	(OnConflict)(0),               // 2: errand.v1.OnConflict
-	(Outcome)(0),                  // 3: errand.v1.Outcome
-	(*Job)(nil),                   // 4: errand.v1.Job
-	(*JobError)(nil),              // 5: errand.v1.JobError
-	(*Problem)(nil),               // 6: errand.v1.Problem
-	(*EnqueueRequest)(nil),        // 7: errand.v1.EnqueueRequest
-	(*EnqueueItem)(nil),           // 8: errand.v1.EnqueueItem
-	(*EnqueueResponse)(nil),       // 9: errand.v1.EnqueueResponse
-	(*EnqueueResult)(nil),         // 10: errand.v1.EnqueueResult
-	(*WakeRequest)(nil),           // 11: errand.v1.WakeRequest
-	(*WakeResponse)(nil),          // 12: errand.v1.WakeResponse
-	(*GetJobsRequest)(nil),        // 13: errand.v1.GetJobsRequest
-	(*GetJobsResponse)(nil),       // 14: errand.v1.GetJobsResponse
-	(*ListJobsRequest)(nil),       // 15: errand.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),      // 16: errand.v1.ListJobsResponse
-	(*WaitJobsRequest)(nil),       // 17: errand.v1.WaitJobsRequest
-	(*WaitJobsResponse)(nil),      // 18: errand.v1.WaitJobsResponse
-	(*JobResult)(nil),             // 19: errand.v1.JobResult
-	(*CancelJobsRequest)(nil),     // 20: errand.v1.CancelJobsRequest
-	(*CancelJobsResponse)(nil),    // 21: errand.v1.CancelJobsResponse
-	(*DeleteJobsRequest)(nil),     // 22: errand.v1.DeleteJobsRequest
-	(*DeleteJobsResponse)(nil),    // 23: errand.v1.DeleteJobsResponse
-	(*DeadFilter)(nil),            // 24: errand.v1.DeadFilter
-	(*RedriveJobsRequest)(nil),    // 25: errand.v1.RedriveJobsRequest
-	(*RedriveJobsResponse)(nil),   // 26: errand.v1.RedriveJobsResponse
-	(*PurgeDeadRequest)(nil),      // 27: errand.v1.PurgeDeadRequest
-	(*PurgeDeadResponse)(nil),     // 28: errand.v1.PurgeDeadResponse
-	(*CountDeadRequest)(nil),      // 29: errand.v1.CountDeadRequest
-	(*CountDeadResponse)(nil),     // 30: errand.v1.CountDeadResponse
-	(*OpenSessionRequest)(nil),    // 31: errand.v1.OpenSessionRequest
-	(*OpenSessionResponse)(nil),   // 32: errand.v1.OpenSessionResponse
-	(*Held)(nil),                  // 33: errand.v1.Held
-	(*LeaseRequest)(nil),          // 34: errand.v1.LeaseRequest
-	(*LeaseResponse)(nil),         // 35: errand.v1.LeaseResponse
-	(*ExtendRequest)(nil),         // 36: errand.v1.ExtendRequest
-	(*Progress)(nil),              // 37: errand.v1.Progress
-	(*ExtendResponse)(nil),        // 38: errand.v1.ExtendResponse
-	(*SettleRequest)(nil),         // 39: errand.v1.SettleRequest
-	(*Settlement)(nil),            // 40: errand.v1.Settlement
-	(*SettleResponse)(nil),        // 41: errand.v1.SettleResponse
-	(*SettleResult)(nil),          // 42: errand.v1.SettleResult
-	(*CloseSessionRequest)(nil),   // 43: errand.v1.CloseSessionRequest
-	(*CloseSessionResponse)(nil),  // 44: errand.v1.CloseSessionResponse
-	(*ListQueuesRequest)(nil),     // 45: errand.v1.ListQueuesRequest
-	(*ListQueuesResponse)(nil),    // 46: errand.v1.ListQueuesResponse
-	(*Queue)(nil),                 // 47: errand.v1.Queue
-	(*QueueKind)(nil),             // 48: errand.v1.QueueKind
-	(*PauseQueueRequest)(nil),     // 49: errand.v1.PauseQueueRequest
-	(*PauseQueueResponse)(nil),    // 50: errand.v1.PauseQueueResponse
-	(*ResumeQueueRequest)(nil),    // 51: errand.v1.ResumeQueueRequest
-	(*ResumeQueueResponse)(nil),   // 52: errand.v1.ResumeQueueResponse
-	(*RouteQueueRequest)(nil),     // 53: errand.v1.RouteQueueRequest
-	(*RouteQueueResponse)(nil),    // 54: errand.v1.RouteQueueResponse
-	(*ListSessionsRequest)(nil),   // 55: errand.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 56: errand.v1.ListSessionsResponse
-	(*Session)(nil),               // 57: errand.v1.Session
-	(*GetServerInfoRequest)(nil),  // 58: errand.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil), // 59: errand.v1.GetServerInfoResponse
-	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 61: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 62: google.protobuf.Value
+	(JobView)(0),                  // 3: errand.v1.JobView
+	(Outcome)(0),                  // 4: errand.v1.Outcome
+	(*Job)(nil),                   // 5: errand.v1.Job
+	(*JobError)(nil),              // 6: errand.v1.JobError
+	(*Problem)(nil),               // 7: errand.v1.Problem
+	(*EnqueueRequest)(nil),        // 8: errand.v1.EnqueueRequest
+	(*EnqueueItem)(nil),           // 9: errand.v1.EnqueueItem
+	(*EnqueueResponse)(nil),       // 10: errand.v1.EnqueueResponse
+	(*EnqueueResult)(nil),         // 11: errand.v1.EnqueueResult
+	(*WakeRequest)(nil),           // 12: errand.v1.WakeRequest
+	(*WakeResponse)(nil),          // 13: errand.v1.WakeResponse
+	(*GetJobsRequest)(nil),        // 14: errand.v1.GetJobsRequest
+	(*GetJobsResponse)(nil),       // 15: errand.v1.GetJobsResponse
+	(*ListJobsRequest)(nil),       // 16: errand.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),      // 17: errand.v1.ListJobsResponse
+	(*WatchJobsRequest)(nil),      // 18: errand.v1.WatchJobsRequest
+	(*WatchJobsResponse)(nil),     // 19: errand.v1.WatchJobsResponse
+	(*JobEvent)(nil),              // 20: errand.v1.JobEvent
+	(*WaitJobsRequest)(nil),       // 21: errand.v1.WaitJobsRequest
+	(*WaitJobsResponse)(nil),      // 22: errand.v1.WaitJobsResponse
+	(*JobResult)(nil),             // 23: errand.v1.JobResult
+	(*CancelJobsRequest)(nil),     // 24: errand.v1.CancelJobsRequest
+	(*CancelJobsResponse)(nil),    // 25: errand.v1.CancelJobsResponse
+	(*DeleteJobsRequest)(nil),     // 26: errand.v1.DeleteJobsRequest
+	(*DeleteJobsResponse)(nil),    // 27: errand.v1.DeleteJobsResponse
+	(*DeadFilter)(nil),            // 28: errand.v1.DeadFilter
+	(*RedriveJobsRequest)(nil),    // 29: errand.v1.RedriveJobsRequest
+	(*RedriveJobsResponse)(nil),   // 30: errand.v1.RedriveJobsResponse
+	(*PurgeDeadRequest)(nil),      // 31: errand.v1.PurgeDeadRequest
+	(*PurgeDeadResponse)(nil),     // 32: errand.v1.PurgeDeadResponse
+	(*CountDeadRequest)(nil),      // 33: errand.v1.CountDeadRequest
+	(*CountDeadResponse)(nil),     // 34: errand.v1.CountDeadResponse
+	(*OpenSessionRequest)(nil),    // 35: errand.v1.OpenSessionRequest
+	(*OpenSessionResponse)(nil),   // 36: errand.v1.OpenSessionResponse
+	(*Held)(nil),                  // 37: errand.v1.Held
+	(*LeaseRequest)(nil),          // 38: errand.v1.LeaseRequest
+	(*LeaseResponse)(nil),         // 39: errand.v1.LeaseResponse
+	(*ExtendRequest)(nil),         // 40: errand.v1.ExtendRequest
+	(*Progress)(nil),              // 41: errand.v1.Progress
+	(*ExtendResponse)(nil),        // 42: errand.v1.ExtendResponse
+	(*SettleRequest)(nil),         // 43: errand.v1.SettleRequest
+	(*Settlement)(nil),            // 44: errand.v1.Settlement
+	(*SettleResponse)(nil),        // 45: errand.v1.SettleResponse
+	(*SettleResult)(nil),          // 46: errand.v1.SettleResult
+	(*CloseSessionRequest)(nil),   // 47: errand.v1.CloseSessionRequest
+	(*CloseSessionResponse)(nil),  // 48: errand.v1.CloseSessionResponse
+	(*ListQueuesRequest)(nil),     // 49: errand.v1.ListQueuesRequest
+	(*ListQueuesResponse)(nil),    // 50: errand.v1.ListQueuesResponse
+	(*Queue)(nil),                 // 51: errand.v1.Queue
+	(*QueueKind)(nil),             // 52: errand.v1.QueueKind
+	(*PauseQueueRequest)(nil),     // 53: errand.v1.PauseQueueRequest
+	(*PauseQueueResponse)(nil),    // 54: errand.v1.PauseQueueResponse
+	(*ResumeQueueRequest)(nil),    // 55: errand.v1.ResumeQueueRequest
+	(*ResumeQueueResponse)(nil),   // 56: errand.v1.ResumeQueueResponse
+	(*RouteQueueRequest)(nil),     // 57: errand.v1.RouteQueueRequest
+	(*RouteQueueResponse)(nil),    // 58: errand.v1.RouteQueueResponse
+	(*ListSessionsRequest)(nil),   // 59: errand.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),  // 60: errand.v1.ListSessionsResponse
+	(*Session)(nil),               // 61: errand.v1.Session
+	(*GetServerInfoRequest)(nil),  // 62: errand.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil), // 63: errand.v1.GetServerInfoResponse
+	(*timestamppb.Timestamp)(nil), // 64: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 65: google.protobuf.Duration
+	(*structpb.Value)(nil),        // 66: google.protobuf.Value
 }
 var file_errand_v1_errand_proto_depIdxs = []int32{
 	0,  // 0: errand.v1.Job.state:type_name -> errand.v1.JobState
-	60, // 1: errand.v1.Job.created_at:type_name -> google.protobuf.Timestamp
-	60, // 2: errand.v1.Job.run_at:type_name -> google.protobuf.Timestamp
-	60, // 3: errand.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
-	60, // 4: errand.v1.Job.leased_at:type_name -> google.protobuf.Timestamp
-	60, // 5: errand.v1.Job.done_at:type_name -> google.protobuf.Timestamp
-	61, // 6: errand.v1.Job.timeout:type_name -> google.protobuf.Duration
+	64, // 1: errand.v1.Job.created_at:type_name -> google.protobuf.Timestamp
+	64, // 2: errand.v1.Job.run_at:type_name -> google.protobuf.Timestamp
+	64, // 3: errand.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
+	64, // 4: errand.v1.Job.leased_at:type_name -> google.protobuf.Timestamp
+	64, // 5: errand.v1.Job.done_at:type_name -> google.protobuf.Timestamp
+	65, // 6: errand.v1.Job.timeout:type_name -> google.protobuf.Duration
 	1,  // 7: errand.v1.Job.unique_mode:type_name -> errand.v1.UniqueMode
-	61, // 8: errand.v1.Job.unique_for:type_name -> google.protobuf.Duration
-	5,  // 9: errand.v1.Job.errors:type_name -> errand.v1.JobError
-	60, // 10: errand.v1.JobError.at:type_name -> google.protobuf.Timestamp
-	8,  // 11: errand.v1.EnqueueRequest.items:type_name -> errand.v1.EnqueueItem
-	62, // 12: errand.v1.EnqueueItem.json:type_name -> google.protobuf.Value
-	61, // 13: errand.v1.EnqueueItem.delay:type_name -> google.protobuf.Duration
-	60, // 14: errand.v1.EnqueueItem.run_at:type_name -> google.protobuf.Timestamp
-	61, // 15: errand.v1.EnqueueItem.timeout:type_name -> google.protobuf.Duration
-	60, // 16: errand.v1.EnqueueItem.expires_at:type_name -> google.protobuf.Timestamp
-	61, // 17: errand.v1.EnqueueItem.expires_in:type_name -> google.protobuf.Duration
-	1,  // 18: errand.v1.EnqueueItem.unique_mode:type_name -> errand.v1.UniqueMode
-	61, // 19: errand.v1.EnqueueItem.unique_for:type_name -> google.protobuf.Duration
-	2,  // 20: errand.v1.EnqueueItem.on_conflict:type_name -> errand.v1.OnConflict
-	10, // 21: errand.v1.EnqueueResponse.results:type_name -> errand.v1.EnqueueResult
-	0,  // 22: errand.v1.EnqueueResult.state:type_name -> errand.v1.JobState
-	6,  // 23: errand.v1.EnqueueResult.problem:type_name -> errand.v1.Problem
-	4,  // 24: errand.v1.GetJobsResponse.jobs:type_name -> errand.v1.Job
-	0,  // 25: errand.v1.ListJobsRequest.state:type_name -> errand.v1.JobState
-	4,  // 26: errand.v1.ListJobsResponse.jobs:type_name -> errand.v1.Job
-	61, // 27: errand.v1.WaitJobsRequest.timeout:type_name -> google.protobuf.Duration
-	4,  // 28: errand.v1.WaitJobsResponse.jobs:type_name -> errand.v1.Job
-	4,  // 29: errand.v1.JobResult.job:type_name -> errand.v1.Job
-	6,  // 30: errand.v1.JobResult.problem:type_name -> errand.v1.Problem
-	19, // 31: errand.v1.CancelJobsResponse.results:type_name -> errand.v1.JobResult
-	19, // 32: errand.v1.DeleteJobsResponse.results:type_name -> errand.v1.JobResult
-	61, // 33: errand.v1.DeadFilter.older_than:type_name -> google.protobuf.Duration
-	24, // 34: errand.v1.RedriveJobsRequest.filter:type_name -> errand.v1.DeadFilter
-	19, // 35: errand.v1.RedriveJobsResponse.problems:type_name -> errand.v1.JobResult
-	24, // 36: errand.v1.PurgeDeadRequest.filter:type_name -> errand.v1.DeadFilter
-	24, // 37: errand.v1.CountDeadRequest.filter:type_name -> errand.v1.DeadFilter
-	61, // 38: errand.v1.OpenSessionResponse.ttl:type_name -> google.protobuf.Duration
-	61, // 39: errand.v1.OpenSessionResponse.renew_every:type_name -> google.protobuf.Duration
-	61, // 40: errand.v1.LeaseRequest.wait:type_name -> google.protobuf.Duration
-	4,  // 41: errand.v1.LeaseResponse.jobs:type_name -> errand.v1.Job
-	33, // 42: errand.v1.ExtendRequest.held:type_name -> errand.v1.Held
-	37, // 43: errand.v1.ExtendRequest.progress:type_name -> errand.v1.Progress
-	61, // 44: errand.v1.ExtendRequest.wait:type_name -> google.protobuf.Duration
-	33, // 45: errand.v1.ExtendResponse.cancelled:type_name -> errand.v1.Held
-	33, // 46: errand.v1.ExtendResponse.lost:type_name -> errand.v1.Held
-	40, // 47: errand.v1.SettleRequest.items:type_name -> errand.v1.Settlement
-	3,  // 48: errand.v1.Settlement.outcome:type_name -> errand.v1.Outcome
-	61, // 49: errand.v1.Settlement.delay:type_name -> google.protobuf.Duration
-	42, // 50: errand.v1.SettleResponse.results:type_name -> errand.v1.SettleResult
-	0,  // 51: errand.v1.SettleResult.state:type_name -> errand.v1.JobState
-	6,  // 52: errand.v1.SettleResult.problem:type_name -> errand.v1.Problem
-	47, // 53: errand.v1.ListQueuesResponse.queues:type_name -> errand.v1.Queue
-	61, // 54: errand.v1.Queue.oldest_ready:type_name -> google.protobuf.Duration
-	48, // 55: errand.v1.Queue.kinds:type_name -> errand.v1.QueueKind
-	57, // 56: errand.v1.ListSessionsResponse.sessions:type_name -> errand.v1.Session
-	60, // 57: errand.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
-	60, // 58: errand.v1.Session.renewed_at:type_name -> google.protobuf.Timestamp
-	7,  // 59: errand.v1.QueueService.Enqueue:input_type -> errand.v1.EnqueueRequest
-	11, // 60: errand.v1.QueueService.Wake:input_type -> errand.v1.WakeRequest
-	13, // 61: errand.v1.QueueService.GetJobs:input_type -> errand.v1.GetJobsRequest
-	15, // 62: errand.v1.QueueService.ListJobs:input_type -> errand.v1.ListJobsRequest
-	17, // 63: errand.v1.QueueService.WaitJobs:input_type -> errand.v1.WaitJobsRequest
-	20, // 64: errand.v1.QueueService.CancelJobs:input_type -> errand.v1.CancelJobsRequest
-	22, // 65: errand.v1.QueueService.DeleteJobs:input_type -> errand.v1.DeleteJobsRequest
-	25, // 66: errand.v1.QueueService.RedriveJobs:input_type -> errand.v1.RedriveJobsRequest
-	27, // 67: errand.v1.QueueService.PurgeDead:input_type -> errand.v1.PurgeDeadRequest
-	29, // 68: errand.v1.QueueService.CountDead:input_type -> errand.v1.CountDeadRequest
-	31, // 69: errand.v1.QueueService.OpenSession:input_type -> errand.v1.OpenSessionRequest
-	34, // 70: errand.v1.QueueService.Lease:input_type -> errand.v1.LeaseRequest
-	36, // 71: errand.v1.QueueService.Extend:input_type -> errand.v1.ExtendRequest
-	39, // 72: errand.v1.QueueService.Settle:input_type -> errand.v1.SettleRequest
-	43, // 73: errand.v1.QueueService.CloseSession:input_type -> errand.v1.CloseSessionRequest
-	45, // 74: errand.v1.QueueService.ListQueues:input_type -> errand.v1.ListQueuesRequest
-	49, // 75: errand.v1.QueueService.PauseQueue:input_type -> errand.v1.PauseQueueRequest
-	51, // 76: errand.v1.QueueService.ResumeQueue:input_type -> errand.v1.ResumeQueueRequest
-	53, // 77: errand.v1.QueueService.RouteQueue:input_type -> errand.v1.RouteQueueRequest
-	55, // 78: errand.v1.QueueService.ListSessions:input_type -> errand.v1.ListSessionsRequest
-	58, // 79: errand.v1.QueueService.GetServerInfo:input_type -> errand.v1.GetServerInfoRequest
-	9,  // 80: errand.v1.QueueService.Enqueue:output_type -> errand.v1.EnqueueResponse
-	12, // 81: errand.v1.QueueService.Wake:output_type -> errand.v1.WakeResponse
-	14, // 82: errand.v1.QueueService.GetJobs:output_type -> errand.v1.GetJobsResponse
-	16, // 83: errand.v1.QueueService.ListJobs:output_type -> errand.v1.ListJobsResponse
-	18, // 84: errand.v1.QueueService.WaitJobs:output_type -> errand.v1.WaitJobsResponse
-	21, // 85: errand.v1.QueueService.CancelJobs:output_type -> errand.v1.CancelJobsResponse
-	23, // 86: errand.v1.QueueService.DeleteJobs:output_type -> errand.v1.DeleteJobsResponse
-	26, // 87: errand.v1.QueueService.RedriveJobs:output_type -> errand.v1.RedriveJobsResponse
-	28, // 88: errand.v1.QueueService.PurgeDead:output_type -> errand.v1.PurgeDeadResponse
-	30, // 89: errand.v1.QueueService.CountDead:output_type -> errand.v1.CountDeadResponse
-	32, // 90: errand.v1.QueueService.OpenSession:output_type -> errand.v1.OpenSessionResponse
-	35, // 91: errand.v1.QueueService.Lease:output_type -> errand.v1.LeaseResponse
-	38, // 92: errand.v1.QueueService.Extend:output_type -> errand.v1.ExtendResponse
-	41, // 93: errand.v1.QueueService.Settle:output_type -> errand.v1.SettleResponse
-	44, // 94: errand.v1.QueueService.CloseSession:output_type -> errand.v1.CloseSessionResponse
-	46, // 95: errand.v1.QueueService.ListQueues:output_type -> errand.v1.ListQueuesResponse
-	50, // 96: errand.v1.QueueService.PauseQueue:output_type -> errand.v1.PauseQueueResponse
-	52, // 97: errand.v1.QueueService.ResumeQueue:output_type -> errand.v1.ResumeQueueResponse
-	54, // 98: errand.v1.QueueService.RouteQueue:output_type -> errand.v1.RouteQueueResponse
-	56, // 99: errand.v1.QueueService.ListSessions:output_type -> errand.v1.ListSessionsResponse
-	59, // 100: errand.v1.QueueService.GetServerInfo:output_type -> errand.v1.GetServerInfoResponse
-	80, // [80:101] is the sub-list for method output_type
-	59, // [59:80] is the sub-list for method input_type
-	59, // [59:59] is the sub-list for extension type_name
-	59, // [59:59] is the sub-list for extension extendee
-	0,  // [0:59] is the sub-list for field type_name
+	65, // 8: errand.v1.Job.unique_for:type_name -> google.protobuf.Duration
+	6,  // 9: errand.v1.Job.errors:type_name -> errand.v1.JobError
+	65, // 10: errand.v1.Job.age:type_name -> google.protobuf.Duration
+	64, // 11: errand.v1.JobError.at:type_name -> google.protobuf.Timestamp
+	9,  // 12: errand.v1.EnqueueRequest.items:type_name -> errand.v1.EnqueueItem
+	66, // 13: errand.v1.EnqueueItem.json:type_name -> google.protobuf.Value
+	65, // 14: errand.v1.EnqueueItem.delay:type_name -> google.protobuf.Duration
+	64, // 15: errand.v1.EnqueueItem.run_at:type_name -> google.protobuf.Timestamp
+	65, // 16: errand.v1.EnqueueItem.timeout:type_name -> google.protobuf.Duration
+	64, // 17: errand.v1.EnqueueItem.expires_at:type_name -> google.protobuf.Timestamp
+	65, // 18: errand.v1.EnqueueItem.expires_in:type_name -> google.protobuf.Duration
+	1,  // 19: errand.v1.EnqueueItem.unique_mode:type_name -> errand.v1.UniqueMode
+	65, // 20: errand.v1.EnqueueItem.unique_for:type_name -> google.protobuf.Duration
+	2,  // 21: errand.v1.EnqueueItem.on_conflict:type_name -> errand.v1.OnConflict
+	11, // 22: errand.v1.EnqueueResponse.results:type_name -> errand.v1.EnqueueResult
+	0,  // 23: errand.v1.EnqueueResult.state:type_name -> errand.v1.JobState
+	7,  // 24: errand.v1.EnqueueResult.problem:type_name -> errand.v1.Problem
+	3,  // 25: errand.v1.GetJobsRequest.view:type_name -> errand.v1.JobView
+	5,  // 26: errand.v1.GetJobsResponse.jobs:type_name -> errand.v1.Job
+	0,  // 27: errand.v1.ListJobsRequest.state:type_name -> errand.v1.JobState
+	5,  // 28: errand.v1.ListJobsResponse.jobs:type_name -> errand.v1.Job
+	20, // 29: errand.v1.WatchJobsResponse.event:type_name -> errand.v1.JobEvent
+	0,  // 30: errand.v1.JobEvent.state:type_name -> errand.v1.JobState
+	64, // 31: errand.v1.JobEvent.at:type_name -> google.protobuf.Timestamp
+	65, // 32: errand.v1.WaitJobsRequest.timeout:type_name -> google.protobuf.Duration
+	5,  // 33: errand.v1.WaitJobsResponse.jobs:type_name -> errand.v1.Job
+	5,  // 34: errand.v1.JobResult.job:type_name -> errand.v1.Job
+	7,  // 35: errand.v1.JobResult.problem:type_name -> errand.v1.Problem
+	23, // 36: errand.v1.CancelJobsResponse.results:type_name -> errand.v1.JobResult
+	23, // 37: errand.v1.DeleteJobsResponse.results:type_name -> errand.v1.JobResult
+	65, // 38: errand.v1.DeadFilter.older_than:type_name -> google.protobuf.Duration
+	28, // 39: errand.v1.RedriveJobsRequest.filter:type_name -> errand.v1.DeadFilter
+	23, // 40: errand.v1.RedriveJobsResponse.problems:type_name -> errand.v1.JobResult
+	28, // 41: errand.v1.PurgeDeadRequest.filter:type_name -> errand.v1.DeadFilter
+	28, // 42: errand.v1.CountDeadRequest.filter:type_name -> errand.v1.DeadFilter
+	65, // 43: errand.v1.OpenSessionResponse.ttl:type_name -> google.protobuf.Duration
+	65, // 44: errand.v1.OpenSessionResponse.renew_every:type_name -> google.protobuf.Duration
+	65, // 45: errand.v1.LeaseRequest.wait:type_name -> google.protobuf.Duration
+	5,  // 46: errand.v1.LeaseResponse.jobs:type_name -> errand.v1.Job
+	37, // 47: errand.v1.ExtendRequest.held:type_name -> errand.v1.Held
+	41, // 48: errand.v1.ExtendRequest.progress:type_name -> errand.v1.Progress
+	65, // 49: errand.v1.ExtendRequest.wait:type_name -> google.protobuf.Duration
+	37, // 50: errand.v1.ExtendResponse.cancelled:type_name -> errand.v1.Held
+	37, // 51: errand.v1.ExtendResponse.lost:type_name -> errand.v1.Held
+	44, // 52: errand.v1.SettleRequest.items:type_name -> errand.v1.Settlement
+	4,  // 53: errand.v1.Settlement.outcome:type_name -> errand.v1.Outcome
+	65, // 54: errand.v1.Settlement.delay:type_name -> google.protobuf.Duration
+	46, // 55: errand.v1.SettleResponse.results:type_name -> errand.v1.SettleResult
+	0,  // 56: errand.v1.SettleResult.state:type_name -> errand.v1.JobState
+	7,  // 57: errand.v1.SettleResult.problem:type_name -> errand.v1.Problem
+	51, // 58: errand.v1.ListQueuesResponse.queues:type_name -> errand.v1.Queue
+	65, // 59: errand.v1.Queue.oldest_ready:type_name -> google.protobuf.Duration
+	52, // 60: errand.v1.Queue.kinds:type_name -> errand.v1.QueueKind
+	61, // 61: errand.v1.ListSessionsResponse.sessions:type_name -> errand.v1.Session
+	64, // 62: errand.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
+	64, // 63: errand.v1.Session.renewed_at:type_name -> google.protobuf.Timestamp
+	8,  // 64: errand.v1.QueueService.Enqueue:input_type -> errand.v1.EnqueueRequest
+	12, // 65: errand.v1.QueueService.Wake:input_type -> errand.v1.WakeRequest
+	14, // 66: errand.v1.QueueService.GetJobs:input_type -> errand.v1.GetJobsRequest
+	16, // 67: errand.v1.QueueService.ListJobs:input_type -> errand.v1.ListJobsRequest
+	21, // 68: errand.v1.QueueService.WaitJobs:input_type -> errand.v1.WaitJobsRequest
+	24, // 69: errand.v1.QueueService.CancelJobs:input_type -> errand.v1.CancelJobsRequest
+	26, // 70: errand.v1.QueueService.DeleteJobs:input_type -> errand.v1.DeleteJobsRequest
+	29, // 71: errand.v1.QueueService.RedriveJobs:input_type -> errand.v1.RedriveJobsRequest
+	31, // 72: errand.v1.QueueService.PurgeDead:input_type -> errand.v1.PurgeDeadRequest
+	33, // 73: errand.v1.QueueService.CountDead:input_type -> errand.v1.CountDeadRequest
+	35, // 74: errand.v1.QueueService.OpenSession:input_type -> errand.v1.OpenSessionRequest
+	38, // 75: errand.v1.QueueService.Lease:input_type -> errand.v1.LeaseRequest
+	40, // 76: errand.v1.QueueService.Extend:input_type -> errand.v1.ExtendRequest
+	43, // 77: errand.v1.QueueService.Settle:input_type -> errand.v1.SettleRequest
+	47, // 78: errand.v1.QueueService.CloseSession:input_type -> errand.v1.CloseSessionRequest
+	49, // 79: errand.v1.QueueService.ListQueues:input_type -> errand.v1.ListQueuesRequest
+	53, // 80: errand.v1.QueueService.PauseQueue:input_type -> errand.v1.PauseQueueRequest
+	55, // 81: errand.v1.QueueService.ResumeQueue:input_type -> errand.v1.ResumeQueueRequest
+	57, // 82: errand.v1.QueueService.RouteQueue:input_type -> errand.v1.RouteQueueRequest
+	59, // 83: errand.v1.QueueService.ListSessions:input_type -> errand.v1.ListSessionsRequest
+	62, // 84: errand.v1.QueueService.GetServerInfo:input_type -> errand.v1.GetServerInfoRequest
+	18, // 85: errand.v1.WatchService.WatchJobs:input_type -> errand.v1.WatchJobsRequest
+	10, // 86: errand.v1.QueueService.Enqueue:output_type -> errand.v1.EnqueueResponse
+	13, // 87: errand.v1.QueueService.Wake:output_type -> errand.v1.WakeResponse
+	15, // 88: errand.v1.QueueService.GetJobs:output_type -> errand.v1.GetJobsResponse
+	17, // 89: errand.v1.QueueService.ListJobs:output_type -> errand.v1.ListJobsResponse
+	22, // 90: errand.v1.QueueService.WaitJobs:output_type -> errand.v1.WaitJobsResponse
+	25, // 91: errand.v1.QueueService.CancelJobs:output_type -> errand.v1.CancelJobsResponse
+	27, // 92: errand.v1.QueueService.DeleteJobs:output_type -> errand.v1.DeleteJobsResponse
+	30, // 93: errand.v1.QueueService.RedriveJobs:output_type -> errand.v1.RedriveJobsResponse
+	32, // 94: errand.v1.QueueService.PurgeDead:output_type -> errand.v1.PurgeDeadResponse
+	34, // 95: errand.v1.QueueService.CountDead:output_type -> errand.v1.CountDeadResponse
+	36, // 96: errand.v1.QueueService.OpenSession:output_type -> errand.v1.OpenSessionResponse
+	39, // 97: errand.v1.QueueService.Lease:output_type -> errand.v1.LeaseResponse
+	42, // 98: errand.v1.QueueService.Extend:output_type -> errand.v1.ExtendResponse
+	45, // 99: errand.v1.QueueService.Settle:output_type -> errand.v1.SettleResponse
+	48, // 100: errand.v1.QueueService.CloseSession:output_type -> errand.v1.CloseSessionResponse
+	50, // 101: errand.v1.QueueService.ListQueues:output_type -> errand.v1.ListQueuesResponse
+	54, // 102: errand.v1.QueueService.PauseQueue:output_type -> errand.v1.PauseQueueResponse
+	56, // 103: errand.v1.QueueService.ResumeQueue:output_type -> errand.v1.ResumeQueueResponse
+	58, // 104: errand.v1.QueueService.RouteQueue:output_type -> errand.v1.RouteQueueResponse
+	60, // 105: errand.v1.QueueService.ListSessions:output_type -> errand.v1.ListSessionsResponse
+	63, // 106: errand.v1.QueueService.GetServerInfo:output_type -> errand.v1.GetServerInfoResponse
+	19, // 107: errand.v1.WatchService.WatchJobs:output_type -> errand.v1.WatchJobsResponse
+	86, // [86:108] is the sub-list for method output_type
+	64, // [64:86] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_errand_v1_errand_proto_init() }
@@ -4388,10 +4780,10 @@ func file_errand_v1_errand_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_errand_v1_errand_proto_rawDesc), len(file_errand_v1_errand_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   56,
+			NumEnums:      5,
+			NumMessages:   59,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_errand_v1_errand_proto_goTypes,
 		DependencyIndexes: file_errand_v1_errand_proto_depIdxs,

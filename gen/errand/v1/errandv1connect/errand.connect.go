@@ -26,6 +26,8 @@ const _ = connect.IsAtLeastVersion1_13_0
 const (
 	// QueueServiceName is the fully-qualified name of the QueueService service.
 	QueueServiceName = "errand.v1.QueueService"
+	// WatchServiceName is the fully-qualified name of the WatchService service.
+	WatchServiceName = "errand.v1.WatchService"
 )
 
 // These constants are the fully-qualified names of the RPCs defined in this package. They're
@@ -84,6 +86,8 @@ const (
 	// QueueServiceGetServerInfoProcedure is the fully-qualified name of the QueueService's
 	// GetServerInfo RPC.
 	QueueServiceGetServerInfoProcedure = "/errand.v1.QueueService/GetServerInfo"
+	// WatchServiceWatchJobsProcedure is the fully-qualified name of the WatchService's WatchJobs RPC.
+	WatchServiceWatchJobsProcedure = "/errand.v1.WatchService/WatchJobs"
 )
 
 // QueueServiceClient is a client for the errand.v1.QueueService service.
@@ -784,4 +788,86 @@ func (UnimplementedQueueServiceHandler) ListSessions(context.Context, *v1.ListSe
 
 func (UnimplementedQueueServiceHandler) GetServerInfo(context.Context, *v1.GetServerInfoRequest) (*v1.GetServerInfoResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("errand.v1.QueueService.GetServerInfo is not implemented"))
+}
+
+// WatchServiceClient is a client for the errand.v1.WatchService service.
+type WatchServiceClient interface {
+	// WatchJobs goes on until the caller ends it, or the server stops. A message comes at least every
+	// ten seconds, so that silence is a broken line.
+	//
+	// By ids it begins with the state of each job, tells later states in the
+	// order of their versions, and misses no final one: a watch that broke is resumed by
+	// calling again. By queue or kind it tells what happens from now on.
+	WatchJobs(context.Context, *v1.WatchJobsRequest) (*connect.ServerStreamForClient[v1.WatchJobsResponse], error)
+}
+
+// NewWatchServiceClient constructs a client for the errand.v1.WatchService service. By default, it
+// uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses, and sends
+// uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the connect.WithGRPC() or
+// connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewWatchServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) WatchServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	watchServiceMethods := v1.File_errand_v1_errand_proto.Services().ByName("WatchService").Methods()
+	return &watchServiceClient{
+		watchJobs: connect.NewClient[v1.WatchJobsRequest, v1.WatchJobsResponse](
+			httpClient,
+			baseURL+WatchServiceWatchJobsProcedure,
+			connect.WithSchema(watchServiceMethods.ByName("WatchJobs")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// watchServiceClient implements WatchServiceClient.
+type watchServiceClient struct {
+	watchJobs *connect.Client[v1.WatchJobsRequest, v1.WatchJobsResponse]
+}
+
+// WatchJobs calls errand.v1.WatchService.WatchJobs.
+func (c *watchServiceClient) WatchJobs(ctx context.Context, req *v1.WatchJobsRequest) (*connect.ServerStreamForClient[v1.WatchJobsResponse], error) {
+	return c.watchJobs.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// WatchServiceHandler is an implementation of the errand.v1.WatchService service.
+type WatchServiceHandler interface {
+	// WatchJobs goes on until the caller ends it, or the server stops. A message comes at least every
+	// ten seconds, so that silence is a broken line.
+	//
+	// By ids it begins with the state of each job, tells later states in the
+	// order of their versions, and misses no final one: a watch that broke is resumed by
+	// calling again. By queue or kind it tells what happens from now on.
+	WatchJobs(context.Context, *v1.WatchJobsRequest, *connect.ServerStream[v1.WatchJobsResponse]) error
+}
+
+// NewWatchServiceHandler builds an HTTP handler from the service implementation. It returns the
+// path on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewWatchServiceHandler(svc WatchServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	watchServiceMethods := v1.File_errand_v1_errand_proto.Services().ByName("WatchService").Methods()
+	watchServiceWatchJobsHandler := connect.NewServerStreamHandlerSimple(
+		WatchServiceWatchJobsProcedure,
+		svc.WatchJobs,
+		connect.WithSchema(watchServiceMethods.ByName("WatchJobs")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/errand.v1.WatchService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case WatchServiceWatchJobsProcedure:
+			watchServiceWatchJobsHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedWatchServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedWatchServiceHandler struct{}
+
+func (UnimplementedWatchServiceHandler) WatchJobs(context.Context, *v1.WatchJobsRequest, *connect.ServerStream[v1.WatchJobsResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("errand.v1.WatchService.WatchJobs is not implemented"))
 }

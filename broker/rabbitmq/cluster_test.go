@@ -1,0 +1,74 @@
+package rabbitmq
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/errandhq/errand/internal/testenv"
+	"github.com/errandhq/errand/job"
+)
+
+// Three nodes, of which one at a time dies: the broker goes to another host of its
+// address, and what was confirmed is there. With two away there is no quorum, and
+// it says so.
+func TestClusterBearsTheDeathOfANode(t *testing.T) {
+	nodes := testenv.StartRabbitMQCluster(t, 3, testenv.RabbitMQOptions{})
+	b := open(t, testenv.RabbitMQURL(nodes...), 10*time.Minute)
+	const topic = "errand.test.cluster"
+	var want int
+	persist := func() {
+		t.Helper()
+		for end := time.Now().Add(2 * patience); ; {
+			err := publish(t.Context(), b, topic, 10*time.Second)
+			if err == nil {
+				want++
+				return
+			}
+			wantError(t, "Publish", err, job.Unavailable)
+			if time.Now().After(end) {
+				t.Fatalf("nothing can be published any more: %v", err)
+			}
+			<-time.After(100 * time.Millisecond)
+		}
+	}
+	persist()
+	if out := nodes[0].Ctl("list_queues", "name", "members"); strings.Count(out, "errand") < 4 {
+		t.Errorf("the queue is not on all nodes: %s", out)
+	}
+	for i, n := range nodes {
+		settle(n)
+		n.Kill()
+		for range 5 {
+			persist()
+		}
+		n.Start()
+		awaitOnline(t, nodes[(i+1)%len(nodes)], len(nodes))
+	}
+	s := subscribe(t, b, topic)
+	for got := 0; got < want; {
+		msgs, err := s.Receive(t.Context(), want-got, patience)
+		if err != nil || len(msgs) == 0 {
+			t.Fatalf("%d of %d messages came: %v", got, want, err)
+		}
+		got += len(msgs)
+		if err := s.Ack(t.Context(), msgs); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// awaitOnline waits until so many nodes hold the queues.
+func awaitOnline(t *testing.T, node *testenv.RabbitMQ, size int) {
+	t.Helper()
+	for end := time.Now().Add(2 * patience); ; {
+		out := node.Ctl("list_queues", "online", "--no-table-headers")
+		if strings.Count(out, "@") == size {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal(fmt.Sprintf("the queue is not on %d nodes again: %s", size, out))
+		}
+	}
+}

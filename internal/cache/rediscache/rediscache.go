@@ -1,0 +1,305 @@
+// Package rediscache is the cache that servers share: Redis, one server or a
+// cluster. It needs nothing of Redis that a restart, a flush or an eviction would take away.
+//
+// Keys are "{errand:LEDGER:07}:JOB". The braces are Redis's hash tag: the jobs
+// of a ledger are spread over a fixed number of tags, so that a cluster spreads them over
+// its nodes, and yet one script call writes all entries of a tag.
+package rediscache
+
+import (
+	"context"
+	"crypto/rand"
+	_ "embed" // the script
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/redis/rueidis"
+
+	"github.com/errandhq/errand/internal/cache"
+	"github.com/errandhq/errand/job"
+)
+
+// shards is the number of hash tags. It is part of every key: another number
+// would not find what was written under this one.
+const shards = 16
+
+//go:embed put.lua
+var putText string
+
+var putScript = rueidis.NewLuaScript(putText)
+
+// Cache is a Redis that holds job states. It implements cache.Cache.
+type Cache struct {
+	option rueidis.ClientOption
+	tags   [shards]string
+	news   string // the channel
+	origin string // names this Cache in the news that it tells
+
+	mu     sync.Mutex
+	client rueidis.Client
+	dial   *dial // under way
+	closed bool
+	dials  sync.WaitGroup
+}
+
+// dial is an attempt to connect.
+type dial struct {
+	done chan struct{}
+	err  error
+}
+
+var _ cache.Cache = (*Cache)(nil)
+
+// New returns the cache of a ledger (ledger.Identity) at a Redis address, which ParseURL describes. It
+// connects when it is first used, and again whenever the connection was lost:
+// a Redis that is away is no reason not to start.
+func New(address, ledger string) (*Cache, error) {
+	option, err := ParseURL(address)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cache{option: option, news: "errand:" + ledger + ":news", origin: rand.Text()}
+	for i := range c.tags {
+		c.tags[i] = fmt.Sprintf("{errand:%s:%02d}", ledger, i)
+	}
+	return c, nil
+}
+
+// connected returns the client, after connecting if there is none.
+func (c *Cache) connected(ctx context.Context) (rueidis.Client, error) {
+	c.mu.Lock()
+	switch {
+	case c.closed:
+		c.mu.Unlock()
+		return nil, errors.New("redis: the cache is closed")
+	case c.client != nil:
+		defer c.mu.Unlock()
+		return c.client, nil
+	case c.dial == nil:
+		c.dial = &dial{done: make(chan struct{})}
+		c.dials.Go(func() { c.connect(c.dial) })
+	}
+	d := c.dial
+	c.mu.Unlock()
+	select {
+	case <-d.done:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("redis: connect: %w", ctx.Err())
+	}
+	if d.err != nil {
+		return nil, d.err
+	}
+	return c.connected(ctx)
+}
+
+func (c *Cache) connect(d *dial) {
+	client, err := rueidis.NewClient(c.option)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dial = nil
+	switch {
+	case err != nil:
+		d.err = fmt.Errorf("redis: connect: %w", err)
+	case c.closed:
+		client.Close()
+	default:
+		c.client = client
+	}
+	close(d.done)
+}
+
+// Close implements cache.Cache.
+func (c *Cache) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	client := c.client
+	c.client = nil
+	c.mu.Unlock()
+	c.dials.Wait()
+	if client != nil {
+		client.Close()
+	}
+	return nil
+}
+
+// shardOf spreads ids by their last byte: the first ones are the time.
+func shardOf(id job.ID) int { return int(id[len(id)-1]) % shards }
+
+func (c *Cache) key(id job.ID) string { return c.tags[shardOf(id)] + ":" + id.String() }
+
+// Put implements cache.Cache: one script call for each hash tag, all in one
+// flight.
+func (c *Cache) Put(ctx context.Context, entries []cache.Entry) error {
+	client, err := c.connected(ctx)
+	if err != nil {
+		return err
+	}
+	var calls [shards]call
+	for i := range entries {
+		e := &entries[i]
+		if ms := e.TTL.Milliseconds(); ms > 0 {
+			if err := calls[shardOf(e.ID)].add(c.key(e.ID), e, ms); err != nil {
+				return err
+			}
+		}
+	}
+	return c.run(ctx, client, calls[:])
+}
+
+// call is one run of the script.
+type call struct {
+	keys, args []string
+	gone       []string // keys of tombstones
+}
+
+func (c *call) add(key string, e *cache.Entry, ttl int64) error {
+	value, err := encode(e)
+	if err != nil {
+		return err
+	}
+	tell := "0"
+	if e.Tell {
+		tell = "1"
+	}
+	c.keys = append(c.keys, key)
+	c.args = append(c.args, value, strconv.FormatInt(ttl, 10), tell)
+	if e.State == job.Deleted {
+		c.gone = append(c.gone, key)
+	}
+	return nil
+}
+
+func (c *Cache) run(ctx context.Context, client rueidis.Client, calls []call) error {
+	var todo []call
+	var cmds rueidis.Commands
+	for _, one := range calls {
+		if len(one.keys) == 0 {
+			continue
+		}
+		one.args = append([]string{c.news, c.origin}, one.args...)
+		todo = append(todo, one)
+		cmds = append(cmds, client.B().Evalsha().Sha1(scriptSHA).Numkeys(int64(len(one.keys))).Key(one.keys...).Arg(one.args...).Build())
+	}
+	if len(cmds) == 0 {
+		return nil
+	}
+	var errs []error
+	for i, r := range client.DoMulti(ctx, cmds...) {
+		err := r.Error()
+		if refusal, ok := rueidis.IsRedisErr(err); ok && refusal.IsNoScript() {
+			err = putScript.Exec(ctx, client, todo[i].keys, todo[i].args).Error()
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("redis: put: %w", err))
+			c.giveUp(ctx, client, todo[i].gone, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// giveUp removes keys whose tombstones a full Redis has refused: it still takes
+// removals, and a final state that is left behind would be served for long.
+func (c *Cache) giveUp(ctx context.Context, client rueidis.Client, gone []string, err error) {
+	if refusal, ok := rueidis.IsRedisErr(err); ok && len(gone) > 0 && strings.HasPrefix(refusal.Error(), "OOM") {
+		_ = client.Do(ctx, client.B().Del().Key(gone...).Build()).Error() // the refusal is the answer in any case
+	}
+}
+
+// byShard returns the keys of ids by hash tag.
+func (c *Cache) byShard(ids []job.ID) (keys [shards][]string) {
+	for _, id := range ids {
+		s := shardOf(id)
+		keys[s] = append(keys[s], c.key(id))
+	}
+	return keys
+}
+
+// Get implements cache.Cache.
+func (c *Cache) Get(ctx context.Context, ids []job.ID) ([]cache.Entry, error) {
+	client, err := c.connected(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var cmds rueidis.Commands
+	for _, keys := range c.byShard(ids) {
+		if len(keys) > 0 {
+			cmds = append(cmds, client.B().Mget().Key(keys...).Build())
+		}
+	}
+	var out []cache.Entry
+	for _, r := range client.DoMulti(ctx, cmds...) {
+		values, err := r.ToArray()
+		if err != nil {
+			return nil, fmt.Errorf("redis: get: %w", err)
+		}
+		for i := range values {
+			text, err := values[i].ToString()
+			if rueidis.IsRedisNil(err) {
+				continue
+			}
+			if e, ok := decode(text); err == nil && ok {
+				out = append(out, e) // what another version wrote is as good as nothing
+			}
+		}
+	}
+	return out, nil
+}
+
+// Drop implements cache.Cache.
+func (c *Cache) Drop(ctx context.Context, ids []job.ID) error {
+	client, err := c.connected(ctx)
+	if err != nil {
+		return err
+	}
+	var cmds rueidis.Commands
+	for _, keys := range c.byShard(ids) {
+		if len(keys) > 0 {
+			cmds = append(cmds, client.B().Del().Key(keys...).Build())
+		}
+	}
+	for _, r := range client.DoMulti(ctx, cmds...) {
+		if err := r.Error(); err != nil {
+			return fmt.Errorf("redis: drop: %w", err)
+		}
+	}
+	return nil
+}
+
+// Watch implements cache.Cache.
+func (c *Cache) Watch(ctx context.Context, fn func(cache.News)) error {
+	client, err := c.connected(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	var one sync.Mutex // the two callbacks may come from different goroutines
+	tell := func(n cache.News) {
+		one.Lock()
+		defer one.Unlock()
+		fn(n)
+	}
+	hooked := rueidis.WithOnSubscriptionHook(ctx, func(s rueidis.PubSubSubscription) {
+		if s.Kind == "subscribe" {
+			tell(cache.News{Missed: true})
+		}
+	})
+	err = client.Receive(hooked, client.B().Subscribe().Channel(c.news).Build(), func(m rueidis.PubSubMessage) {
+		origin, text, _ := strings.Cut(m.Message, "\n")
+		if origin == c.origin {
+			return
+		}
+		tell(decodeNews(text))
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err == nil {
+		err = errors.New("the subscription ended")
+	}
+	return fmt.Errorf("redis: watch: %w", err)
+}

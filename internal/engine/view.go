@@ -1,0 +1,308 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+
+	"github.com/errandhq/errand/internal/cache"
+	"github.com/errandhq/errand/job"
+)
+
+const (
+	freshFor       = time.Second            // an entry that may change is served for so long after At
+	cacheTTL       = 5 * time.Minute        // of final states and tombstones
+	fenceTTL       = time.Minute            // of other states: only to keep older ones away
+	lateAfter      = 30 * time.Second       // an entry that could not be written for so long is dropped
+	readPatience   = 150 * time.Millisecond // for the cache, before the ledger is asked
+	writePatience  = time.Second
+	breakAfter     = 3               // failures in a row, before the cache is left alone
+	breakFor       = 2 * time.Second // before it is tried again
+	writeBatch     = job.MaxBatch
+	readChunk      = 32 // jobs read from the ledger at a time: they come with their payloads
+	farewellBudget = time.Second
+)
+
+// Stated is what the view knows of a job.
+type Stated struct {
+	cache.Entry
+	Age    time.Duration // since the ledger was known to say so
+	Cached bool          // the cache answered, not the ledger
+}
+
+// view is the fast view of job states: it hears of every change here, writes
+// it to the cache behind the caller's back, and answers from there. Whatever is
+// wrong with the cache costs the speed of an answer, and nothing else.
+type view struct {
+	e      *Engine
+	cache  cache.Cache // nil: none
+	queue  *behind
+	sample *sample
+	reads  *gobreaker.CircuitBreaker[[]cache.Entry]
+	writes *gobreaker.CircuitBreaker[struct{}]
+	linked atomic.Bool // what other processes tell comes in
+
+	hits, misses, shed, drift atomic.Int64
+}
+
+func newView(e *Engine, c cache.Cache) *view {
+	return &view{
+		e: e, cache: c, queue: newBehind(), sample: newSample(e.conf.Rand),
+		reads:  gobreaker.NewCircuitBreaker[[]cache.Entry](e.breaker("cache reads")),
+		writes: gobreaker.NewCircuitBreaker[struct{}](e.breaker("cache writes")),
+	}
+}
+
+// breaker leaves a part alone that fails or does not answer. A caller who lost
+// interest says nothing about the part.
+func (e *Engine) breaker(name string) gobreaker.Settings {
+	return gobreaker.Settings{
+		Name: name, Timeout: breakFor,
+		ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakAfter },
+		IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, context.Canceled) },
+		OnStateChange: func(name string, from, to gobreaker.State) {
+			switch {
+			case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
+				e.log.Warn("the cache is in trouble: going on without it", "breaker", name)
+			case to == gobreaker.StateClosed:
+				e.log.Info("the cache is well again", "breaker", name)
+			}
+		},
+	}
+}
+
+// Observe implements Observer.
+func (v *view) Observe(changes []Change) {
+	entries := make([]cache.Entry, len(changes))
+	for i := range changes {
+		entries[i] = cache.Of(changes[i].Job, changes[i].At)
+		entries[i].Tell = true
+	}
+	v.e.watches.tell(entries)
+	v.write(entries)
+}
+
+// write has entries written to the cache soon.
+func (v *view) write(entries []cache.Entry) {
+	if v.cache == nil {
+		return
+	}
+	for i := range entries {
+		entries[i].TTL = v.ttl(&entries[i])
+		if entries[i].Lasting() {
+			v.sample.offer(entries[i].ID)
+		}
+	}
+	v.shed.Add(int64(v.queue.add(entries)))
+}
+
+func (v *view) ttl(e *cache.Entry) time.Duration {
+	if e.Lasting() || e.State == job.Deleted {
+		return v.e.conf.CacheTTL
+	}
+	return min(fenceTTL, v.e.conf.CacheTTL)
+}
+
+// read returns what the cache holds and may be served at the ledger's time now.
+func (v *view) read(ctx context.Context, ids []job.ID, now time.Time) map[job.ID]cache.Entry {
+	if v.cache == nil {
+		return nil
+	}
+	held, err := v.reads.Execute(func() ([]cache.Entry, error) {
+		ctx, cancel := context.WithTimeout(ctx, readPatience)
+		defer cancel()
+		return v.cache.Get(ctx, ids)
+	})
+	if err != nil {
+		return nil // the breaker tells of it
+	}
+	out := make(map[job.ID]cache.Entry, len(held))
+	for _, e := range held {
+		if servable(&e, now) {
+			out[e.ID] = e
+		}
+	}
+	return out
+}
+
+// servable is the rule of design §3.5. A tombstone is never served: the id may
+// have been used again. An entry from the future is one of a clock that was set back.
+func servable(e *cache.Entry, now time.Time) bool {
+	age := now.Sub(e.At)
+	switch {
+	case e.State == job.Deleted, age < -freshFor:
+		return false
+	case e.Lasting():
+		return true
+	}
+	return age <= freshFor
+}
+
+// States returns what is known of the jobs that exist, in the order of the ids:
+// from the cache, where it holds what may be served, else from the ledger, as it
+// does of all with fresh.
+func (e *Engine) States(ctx context.Context, ids []job.ID, fresh bool) ([]Stated, error) {
+	if err := checkIDs(ids); err != nil {
+		return nil, err
+	}
+	now, err := e.clock.now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var held map[job.ID]cache.Entry
+	if !fresh {
+		held = e.view.read(ctx, ids, now)
+		e.view.hits.Add(int64(len(held)))
+	}
+	var missing []job.ID
+	for _, id := range ids {
+		if _, ok := held[id]; !ok {
+			missing = append(missing, id)
+		}
+	}
+	read, err := e.readThrough(ctx, missing)
+	if err != nil {
+		return nil, err
+	}
+	if !fresh {
+		e.view.misses.Add(int64(len(missing)))
+	}
+	now = e.Now()
+	out := make([]Stated, 0, len(ids))
+	for _, id := range ids {
+		if s, ok := held[id]; ok {
+			out = append(out, Stated{Entry: s, Age: max(now.Sub(s.At), 0), Cached: true})
+		} else if s, ok := read[id]; ok {
+			out = append(out, Stated{Entry: s, Age: max(now.Sub(s.At), 0)})
+		}
+	}
+	return out, nil
+}
+
+// readThrough asks the ledger, and fills the cache with the answer.
+func (e *Engine) readThrough(ctx context.Context, ids []job.ID) (map[job.ID]cache.Entry, error) {
+	out, err := e.readStates(ctx, ids)
+	if err == nil {
+		e.view.write(slices.Collect(maps.Values(out)))
+	}
+	return out, err
+}
+
+// readStates asks the ledger.
+func (e *Engine) readStates(ctx context.Context, ids []job.ID) (map[job.ID]cache.Entry, error) {
+	out := make(map[job.ID]cache.Entry, len(ids))
+	for chunk := range slices.Chunk(ids, readChunk) {
+		at, err := e.clock.now(ctx)
+		if err != nil {
+			return nil, err
+		}
+		jobs, err := e.ledger.Get(ctx, chunk)
+		if err != nil {
+			return nil, fmt.Errorf("read states: %w", err)
+		}
+		for i := range jobs {
+			out[jobs[i].ID] = cache.Of(&jobs[i], at)
+		}
+	}
+	return out, nil
+}
+
+// runView writes behind: what has gathered in the queue, a batch at a time.
+func (e *Engine) runView(ctx context.Context) {
+	v := e.view
+	if v.cache == nil {
+		return
+	}
+	for ctx.Err() == nil {
+		entries := v.queue.take(writeBatch)
+		switch {
+		case len(entries) == 0:
+			select {
+			case <-v.queue.bell:
+			case <-ctx.Done():
+			}
+		case v.put(ctx, entries) != nil:
+			v.shed.Add(int64(v.queue.add(entries)))
+			pause(ctx, 100*time.Millisecond)
+		}
+	}
+	v.farewell(ctx)
+}
+
+// farewell writes what is left when the process ends, if that goes quickly.
+func (v *view) farewell(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewellBudget)
+	defer cancel()
+	for {
+		entries := v.queue.take(writeBatch)
+		if len(entries) == 0 || v.put(ctx, entries) != nil {
+			return
+		}
+	}
+}
+
+// put writes entries, but for those that come too late: what has happened
+// since may be forgotten already, and they would be taken for the newest.
+func (v *view) put(ctx context.Context, entries []cache.Entry) error {
+	now := v.e.Now()
+	timely := make([]cache.Entry, 0, len(entries))
+	for _, e := range entries {
+		if now.Sub(e.At) < lateAfter {
+			timely = append(timely, e)
+		}
+	}
+	v.shed.Add(int64(len(entries) - len(timely)))
+	if len(timely) == 0 {
+		return nil
+	}
+	_, err := v.writes.Execute(func() (struct{}, error) {
+		ctx, cancel := context.WithTimeout(ctx, writePatience)
+		defer cancel()
+		return struct{}{}, v.cache.Put(ctx, timely)
+	})
+	return err
+}
+
+// runNews hears by the cache what other processes have committed.
+func (e *Engine) runNews(ctx context.Context) {
+	if e.view.cache == nil {
+		return
+	}
+	defer e.view.linked.Store(false)
+	e.retry(ctx, "cache news", func(ctx context.Context, well func()) error {
+		err := e.view.cache.Watch(ctx, func(n cache.News) {
+			well()
+			e.view.linked.Store(true)
+			e.hear(n)
+		})
+		e.view.linked.Store(false)
+		return err
+	})
+}
+
+// hear passes news on to those who wait and watch here.
+func (e *Engine) hear(n cache.News) {
+	if n.Missed {
+		e.waits.lookNow()
+		e.watches.missed()
+	}
+	var done []job.ID
+	for i := range n.Entries {
+		if s := n.Entries[i].State; s.Final() || s == job.Deleted {
+			done = append(done, n.Entries[i].ID)
+		}
+	}
+	e.watches.tell(n.Entries)
+	e.waits.finished(done)
+}
+
+// away reports whether the cache is left alone at the moment.
+func (v *view) away() bool {
+	return v.reads.State() != gobreaker.StateClosed || v.writes.State() != gobreaker.StateClosed
+}

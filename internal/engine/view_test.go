@@ -1,0 +1,297 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/errandhq/errand/internal/cache"
+	"github.com/errandhq/errand/internal/cache/memory"
+	"github.com/errandhq/errand/internal/engine"
+	"github.com/errandhq/errand/job"
+)
+
+// hall is a cache that several engines share, with the ways in which one fails.
+type hall struct {
+	*memory.Cache
+	mu     sync.Mutex
+	err    error // of every call
+	hang   bool  // every call lasts until its context ends
+	deaf   bool  // what is put is not told
+	frozen bool  // what is put is lost
+	puts   int
+	lines  map[int]func(cache.News)
+	next   int
+}
+
+func newHall() *hall { return &hall{Cache: memory.New(0), lines: map[int]func(cache.News){}} }
+
+func (h *hall) set(fn func(h *hall)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	fn(h)
+}
+
+func (h *hall) fault(ctx context.Context) error {
+	h.mu.Lock()
+	hang, err := h.hang, h.err
+	h.mu.Unlock()
+	if hang {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return err
+}
+
+func (h *hall) Put(ctx context.Context, entries []cache.Entry) error {
+	if err := h.fault(ctx); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.puts += len(entries)
+	if h.frozen {
+		return nil
+	}
+	if !h.deaf {
+		told := slices.DeleteFunc(slices.Clone(entries), func(e cache.Entry) bool { return !e.Tell })
+		for _, fn := range h.lines {
+			fn(cache.News{Entries: told})
+		}
+	}
+	return h.Cache.Put(ctx, entries)
+}
+
+func (h *hall) Get(ctx context.Context, ids []job.ID) ([]cache.Entry, error) {
+	if err := h.fault(ctx); err != nil {
+		return nil, err
+	}
+	return h.Cache.Get(ctx, ids)
+}
+
+func (h *hall) Watch(ctx context.Context, fn func(cache.News)) error {
+	fn(cache.News{Missed: true})
+	h.mu.Lock()
+	n := h.next
+	h.next++
+	h.lines[n] = fn
+	h.mu.Unlock()
+	<-ctx.Done()
+	h.mu.Lock()
+	delete(h.lines, n)
+	h.mu.Unlock()
+	return nil
+}
+
+// state is what the view answers about one job.
+func (w *world) state(id job.ID, fresh bool) engine.Stated {
+	w.t.Helper()
+	out, err := w.States(w.ctx, []job.ID{id}, fresh)
+	w.ok(err)
+	if len(out) != 1 {
+		w.t.Fatalf("%d states of one job", len(out))
+	}
+	return out[0]
+}
+
+func TestStatesComeFromTheCacheWhileTheyAreFresh(t *testing.T) {
+	inWorld(t, engine.Config{Cache: memory.New(0)}, func(w *world) {
+		id := w.put(1)[0]
+		time.Sleep(100 * time.Millisecond)
+		s := w.state(id, false)
+		if !s.Cached || s.State != job.Ready || s.Age < 100*time.Millisecond || s.Age > time.Second {
+			t.Errorf("after 100 ms: %+v", s)
+		}
+		if s := w.state(id, true); s.Cached {
+			t.Error("a fresh answer came from the cache")
+		}
+		time.Sleep(1100 * time.Millisecond)
+		if s := w.state(id, false); s.Cached || s.Age != 0 {
+			t.Errorf("an entry older than a second was served: %+v", s)
+		}
+		time.Sleep(10 * time.Millisecond)
+		if s := w.state(id, false); !s.Cached {
+			t.Error("the ledger's answer was not kept")
+		}
+	})
+}
+
+func TestFinalStatesAreServedUntilTheirTTL(t *testing.T) {
+	inWorld(t, engine.Config{Cache: memory.New(0), CacheTTL: time.Minute}, func(w *world) {
+		ids := w.put(2)
+		s := w.open()
+		jobs := w.lease(s, 1, 2)
+		w.settle(s, jobs[0], job.Succeed)
+		w.settle(s, jobs[1], job.Discard)
+		time.Sleep(30 * time.Second)
+		got, want := w.state(ids[0], false), w.f.get(ids[0])
+		if !got.Cached || got.State != job.Succeeded || got.Age < 29*time.Second {
+			t.Errorf("succeeded, half a time-to-live later: %+v", got)
+		}
+		if got.Version != want.Version || got.Attempt != 1 || got.MaxAttempts != want.MaxAttempts || got.Priority != want.Priority {
+			t.Errorf("the cache has %+v, the ledger %+v", got, want)
+		}
+		if s := w.state(ids[1], false); s.Cached || s.State != job.Dead {
+			t.Errorf("a dead letter may be redriven elsewhere, and was served from the cache: %+v", s)
+		}
+		time.Sleep(31 * time.Second)
+		if s := w.state(ids[0], false); s.Cached {
+			t.Error("an entry outlived its time-to-live")
+		}
+	})
+}
+
+func TestDeleteAndRedriveAreSeenAtOnce(t *testing.T) {
+	inWorld(t, engine.Config{Cache: memory.New(0)}, func(w *world) {
+		ids := w.put(2)
+		s := w.open()
+		jobs := w.lease(s, 1, 2)
+		w.settle(s, jobs[0], job.Succeed)
+		w.settle(s, jobs[1], job.Discard)
+		_, err := w.Delete(w.ctx, ids[:1])
+		w.ok(err)
+		_, err = w.Redrive(w.ctx, ids[1:], 0)
+		w.ok(err)
+		time.Sleep(10 * time.Millisecond)
+		out, err := w.States(w.ctx, ids, false)
+		w.ok(err)
+		if len(out) != 1 || out[0].ID != ids[1] || out[0].State != job.Ready {
+			t.Errorf("after delete and redrive: %+v", out)
+		}
+	})
+}
+
+// TestOldNewsNeverReplacesNewer puts what a slow server would, and flushes the
+// cache between two writers.
+func TestOldNewsNeverReplacesNewer(t *testing.T) {
+	c := memory.New(0)
+	inWorld(t, engine.Config{Cache: c}, func(w *world) {
+		id := w.put(1)[0]
+		s := w.open()
+		leased := w.lease(s, 1, 1)[0]
+		old := cache.Of(&leased, w.Now())
+		old.TTL = time.Minute
+		w.settle(s, leased, job.Succeed)
+		time.Sleep(time.Millisecond)
+		w.ok(c.Put(w.ctx, []cache.Entry{old}))
+		if s := w.state(id, false); s.State != job.Succeeded {
+			t.Errorf("an older entry replaced a newer: %+v", s)
+		}
+		w.ok(c.Close()) // forgets all
+		w.ok(c.Put(w.ctx, []cache.Entry{old}))
+		time.Sleep(1001 * time.Millisecond)
+		if s := w.state(id, false); s.State != job.Succeeded || s.Cached {
+			t.Errorf("a second after a flush the old state is served: %+v", s)
+		}
+	})
+}
+
+// TestACacheInTroubleCostsSpeedOnly has the cache fail, then hang.
+func TestACacheInTroubleCostsSpeedOnly(t *testing.T) {
+	for name, fault := range map[string]func(*hall){
+		"fails": func(h *hall) { h.err = errors.New("out of memory") },
+		"hangs": func(h *hall) { h.hang = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHall()
+			h.set(fault)
+			inWorld(t, engine.Config{Cache: h}, func(w *world) {
+				began := time.Now()
+				ids := w.put(100)
+				s := w.open()
+				for _, j := range w.lease(s, 1, 100) {
+					w.settle(s, j, job.Succeed)
+				}
+				if d := time.Since(began); d > 50*time.Millisecond {
+					t.Errorf("the work took %s of virtual time", d)
+				}
+				began = time.Now()
+				for range 50 {
+					if s := w.state(ids[0], false); s.State != job.Succeeded || s.Cached {
+						t.Fatalf("the answer is %+v", s)
+					}
+				}
+				if d := time.Since(began); d > 2*time.Second {
+					t.Errorf("50 answers took %s: the breaker does not hold", d)
+				}
+				time.Sleep(5 * time.Second)
+				if !w.Info().CacheAway {
+					t.Error("Info does not say that the cache is away")
+				}
+				h.set(func(h *hall) { h.hang, h.err = false, nil })
+				time.Sleep(10 * time.Second)
+				w.state(ids[0], false)
+				time.Sleep(10 * time.Millisecond)
+				if s := w.state(ids[0], false); !s.Cached || w.Info().CacheAway {
+					t.Errorf("the cache is well again and does not answer: %+v", s)
+				}
+			})
+		})
+	}
+}
+
+func TestDriftIsFoundRepairedAndCounted(t *testing.T) {
+	h := newHall()
+	inWorld(t, engine.Config{Cache: h, CacheTTL: time.Hour}, func(w *world) {
+		id := w.put(1)[0]
+		s := w.open()
+		w.settle(s, w.lease(s, 1, 1)[0], job.Succeed)
+		time.Sleep(time.Second)
+		h.set(func(h *hall) { h.frozen = true })
+		_, err := w.Delete(w.ctx, []job.ID{id})
+		w.ok(err)
+		time.Sleep(time.Second)
+		h.set(func(h *hall) { h.frozen = false })
+		if s := w.state(id, false); s.State != job.Succeeded {
+			t.Fatalf("the test made no drift: %+v", s)
+		}
+		time.Sleep(2 * time.Minute)
+		if out, err := w.States(w.ctx, []job.ID{id}, false); err != nil || len(out) > 0 {
+			t.Errorf("after the comparison: %+v, %v", out, err)
+		}
+		if n := w.Info().CacheDrift; n != 1 {
+			t.Errorf("%d jobs counted as drifted", n)
+		}
+	})
+}
+
+// TestAWaitIsWokenThroughTheCache ends a job on another server, and counts how
+// often the ledger was asked meanwhile.
+func TestAWaitIsWokenThroughTheCache(t *testing.T) {
+	for name, c := range map[string]struct {
+		deaf bool
+		most time.Duration
+	}{"told": {false, 100 * time.Millisecond}, "not told": {true, 5500 * time.Millisecond}} {
+		t.Run(name, func(t *testing.T) {
+			h := newHall()
+			h.deaf = c.deaf
+			inWorld(t, engine.Config{Cache: h}, func(w *world) {
+				other := start(t, w.f, engine.Config{Cache: h})
+				defer func() { other.stop() }()
+				id := w.put(1)[0]
+				s := other.open()
+				j := other.lease(s, 1, 1)[0]
+				time.Sleep(time.Second)
+				before, ended := w.f.count("Get"), make(chan time.Duration, 1)
+				go func() {
+					jobs, err := w.Wait(w.ctx, []job.ID{id}, time.Minute)
+					if err != nil || len(jobs) != 1 {
+						t.Errorf("Wait: %v, %v", jobs, err)
+					}
+					ended <- w.Now().Sub(jobs[0].DoneAt)
+				}()
+				time.Sleep(20 * time.Second)
+				if n := w.f.count("Get") - before; n > 6 {
+					t.Errorf("the ledger was asked %d times in 20 s", n)
+				}
+				other.settle(s, j, job.Succeed)
+				if late := <-ended; late > c.most {
+					t.Errorf("woken %s after the end", late)
+				}
+			})
+		})
+	}
+}
