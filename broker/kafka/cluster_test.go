@@ -11,6 +11,7 @@ import (
 
 // TestCluster carries over three brokers, of which one dies: the one that leads.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	brokers := testenv.StartKafkaCluster(t, 3, testenv.KafkaOptions{})
 	seeds := make([]string, len(brokers))
 	for i, k := range brokers {

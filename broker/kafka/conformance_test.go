@@ -57,6 +57,7 @@ func TestShareGroup(t *testing.T)   { conform(t, Share) }
 func TestClassicGroup(t *testing.T) { conform(t, Classic) }
 
 func conform(t *testing.T, groups Groups) {
+	t.Parallel() // it waits, most of the time
 	address := "kafka://" + testenv.KafkaAddress(t) + "?group=" + string(groups)
 	brokertest.Run(t, func(t testing.TB) broker.Broker { return open(t, address, time.Minute) }, features(address, groups))
 }

@@ -60,6 +60,7 @@ func drain(t *testing.T, s broker.Subscription, missing map[string]bool, patienc
 // A server whose hands are all busy asks for nothing: in a share group that holds up
 // nobody, though it has consumed before and stays subscribed.
 func TestBusyServerHoldsUpNobodyInAShareGroup(t *testing.T) {
+	t.Parallel()
 	address := "kafka://" + testenv.KafkaAddress(t) + "?group=share"
 	topic := "errand.busy." + t.Name()
 	b := open(t, address, time.Minute)
@@ -77,6 +78,7 @@ func TestBusyServerHoldsUpNobodyInAShareGroup(t *testing.T) {
 // rested for longRest: then the others get them. That is shorter than the time after which the relay
 // publishes them again.
 func TestBusyServerIsRelievedInAConsumerGroup(t *testing.T) {
+	t.Parallel()
 	address := "kafka://" + testenv.KafkaAddress(t) + "?group=classic"
 	topic := "errand.busy." + t.Name()
 	b := open(t, address, time.Minute)
@@ -135,6 +137,7 @@ func awaitShares(t *testing.T, b *Broker, topic string, subs ...broker.Subscript
 // The reason for topics of one partition: a share group gives several of them to some
 // of the servers each, and not all to all.
 func TestShareGroupDividesPartitions(t *testing.T) {
+	t.Parallel()
 	address := "kafka://" + testenv.KafkaAddress(t) + "?group=share&partitions=4"
 	topic := "errand.parts." + t.Name()
 	one, two := open(t, address, time.Minute), open(t, address, time.Minute)
@@ -152,6 +155,7 @@ func TestShareGroupDividesPartitions(t *testing.T) {
 
 // A topic that an operator deletes is made anew, and the same handles go on.
 func TestDeletedTopicIsMadeAnew(t *testing.T) {
+	t.Parallel()
 	for _, groups := range []Groups{Share, Classic} {
 		t.Run(string(groups), func(t *testing.T) {
 			b := open(t, "kafka://"+testenv.KafkaAddress(t)+"?group="+string(groups), time.Minute)

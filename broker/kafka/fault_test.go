@@ -20,6 +20,7 @@ func TestClassicGroupFaults(t *testing.T) { conformInFaults(t, Classic) }
 
 // conformInFaults runs the suite's faults against a broker of our own.
 func conformInFaults(t *testing.T, groups Groups) {
+	t.Parallel() // it waits, most of the time
 	k := testenv.StartKafka(t, testenv.KafkaOptions{})
 	cuts := &dials{}
 	address := "kafka://" + k.Address() + "?group=" + string(groups)

@@ -57,6 +57,7 @@ func certificate(t *testing.T) (both, authority string) {
 
 // TestSecurity goes through each way to prove who one is, over TLS, at a real broker.
 func TestSecurity(t *testing.T) {
+	t.Parallel()
 	both, authority := certificate(t)
 	k := testenv.StartKafka(t, testenv.KafkaOptions{Password: secret, Certificate: both, Settings: map[string]string{
 		"authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,16 +55,45 @@ func (p *process) await(ready func() error, deadline time.Time) error {
 }
 
 // signal sends a signal to the process and all that it has started (SIGSTOP
-// must reach each of them to freeze the whole). It does nothing to one that has
+// must reach each of them to freeze the whole, and is waited for). It does nothing to one that has
 // ended, or nil.
 func (p *process) signal(sig syscall.Signal) {
 	if p == nil || p.ended() {
 		return // its number may be another's by now
 	}
 	pid := p.cmd.Process.Pid
-	for _, one := range append([]int{pid}, descendantsOf(pid)...) {
+	all := append([]int{pid}, descendantsOf(pid)...)
+	for _, one := range all {
 		_ = syscall.Kill(one, sig) // one that has just ended is no error
 	}
+	for deadline := time.Now().Add(patience); sig == syscall.SIGSTOP && slices.ContainsFunc(all, runs) && time.Now().Before(deadline); {
+		pause() // the kernel stops each thread at its next chance
+	}
+}
+
+// runs reports whether a thread of the process has neither stopped nor ended, by the
+// process table.
+func runs(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	return slices.ContainsFunc(threads, func(path string) bool {
+		state, _, ok := threadState(path)
+		return ok && state != "T" && state != "Z" && state != "X"
+	})
+}
+
+// threadState reads a line of the process table: the state, and the parent's number. A
+// thread that has ended has none.
+func threadState(path string) (state, parent string, ok bool) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", "", false
+	}
+	// The fields after the name, which is in parentheses, are state and parent.
+	rest := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(rest) < 2 {
+		return "", "", false
+	}
+	return rest[0], rest[1], true
 }
 
 func (p *process) ended() bool {
@@ -160,16 +190,11 @@ func childrenOfAll() map[int][]int {
 	out := map[int][]int{}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range stats {
-		b, err := os.ReadFile(path)
-		if err != nil {
+		_, of, ok := threadState(path)
+		if !ok {
 			continue
 		}
-		// The fields after the name, which is in parentheses, are state and parent.
-		rest := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-		if len(rest) < 2 {
-			continue
-		}
-		parent, err1 := strconv.Atoi(rest[1])
+		parent, err1 := strconv.Atoi(of)
 		child, err2 := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		if err1 == nil && err2 == nil {
 			out[parent] = append(out[parent], child)
