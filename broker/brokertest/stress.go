@@ -166,7 +166,7 @@ func stress(w *world, batches int, disturb func(ctx context.Context)) {
 // consumeInTurns subscribes anew now and then, with messages in hand, and gives up what it
 // holds in other ways too.
 func (w *world) consumeInTurns(b broker.Broker, got *tally) {
-	for deadline := time.Now().Add(2 * patience); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(4 * patience); time.Now().Before(deadline); {
 		s, err := b.Subscribe(w.ctx, w.topic)
 		if err != nil {
 			if !w.bear(err) {
@@ -183,7 +183,11 @@ func (w *world) consumeInTurns(b broker.Broker, got *tally) {
 }
 
 func (w *world) oneTurn(s broker.Subscription, got *tally) (done bool) {
-	for range 20 + rand.IntN(20) {
+	turn := 20
+	if !w.suite.features.Fair {
+		turn = 200 // each coming and going has the parts of the topic dealt anew to all
+	}
+	for range turn + rand.IntN(turn) {
 		select {
 		case <-got.all:
 			return true
