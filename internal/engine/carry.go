@@ -55,7 +55,8 @@ type consumer struct {
 // heldRef is a ref that was received and not yet tried.
 type heldRef struct {
 	ledger.Ref
-	of *delivery
+	of    *delivery
+	again bool // was tried once
 }
 
 // delivery is a message with refs left to try; then it is acknowledged.
@@ -134,6 +135,7 @@ func (c *consumer) run(ctx context.Context) {
 	c.e.carry.mu.Lock()
 	delete(c.e.carry.consumers, c.queue)
 	c.e.carry.mu.Unlock()
+	ring(c.e.carry.bell) // another carrier may have the queue now
 	c.e.dispatch.wake([]string{c.queue})
 }
 
@@ -146,6 +148,9 @@ func (c *consumer) wanted() bool {
 // consume takes refs for free hands, and leases by them. What it has received and
 // not acknowledged when it ends comes again.
 func (c *consumer) consume(ctx context.Context, well func()) error {
+	if !c.wanted() {
+		return nil
+	}
 	sub, err := c.broker.Subscribe(ctx, topicOf(c.e.identity(), c.queue))
 	if err != nil {
 		return err
@@ -245,7 +250,7 @@ func (c *consumer) take(ctx context.Context, sub broker.Subscription, msgs []bro
 		}
 		d := &delivery{msg: m, left: len(refs)}
 		for _, r := range refs {
-			c.held = append(c.held, heldRef{r, d})
+			c.held = append(c.held, heldRef{Ref: r, of: d})
 		}
 	}
 	if len(nonsense) == 0 {
@@ -264,10 +269,15 @@ func (c *consumer) lease(ctx context.Context, sub broker.Subscription) error {
 	}
 	c.cameAt.Store(int64(max(c.e.conf.Monotonic(), 1)))
 	answers := c.e.claim(ctx, tries)
-	c.e.dispatch.land(tries, 0, answers)
-	used := map[job.ID]bool{}
+	c.e.expectWorker(c.e.dispatch.land(tries, 0, answers))
+	used, full := map[job.ID]bool{}, map[job.ID]bool{}
 	var failed error
-	for _, a := range answers {
+	for k, a := range answers {
+		if len(a.jobs) > 0 && len(a.jobs) < len(tries[k].refs) {
+			for _, r := range tries[k].refs {
+				full[r.ID] = true // what is left of these may just not have fitted into one answer
+			}
+		}
 		if a.err != nil && failed == nil && job.ReasonOf(a.err) != job.ReasonSessionLost {
 			failed = a.err
 		}
@@ -279,17 +289,24 @@ func (c *consumer) lease(ctx context.Context, sub broker.Subscription) error {
 		return failed // the refs come again
 	}
 	c.e.carry.leased.Add(int64(len(used)))
+	var again []heldRef
 	var useless []ledger.Ref
 	var done []broker.Message
 	for _, h := range given {
-		if !used[h.ID] {
+		switch {
+		case used[h.ID]:
+		case full[h.ID] && !h.again:
+			h.again = true
+			again = append(again, h)
+			continue
+		default:
 			useless = append(useless, h.Ref)
 		}
 		if h.of.left--; h.of.left == 0 {
 			done = append(done, h.of.msg)
 		}
 	}
-	c.held = left
+	c.held = append(again, left...)
 	c.e.relay.wake(c.queue)
 	c.e.returnRefs(ctx, c.queue, c.broker, useless)
 	return sub.Ack(ctx, done)

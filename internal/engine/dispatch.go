@@ -155,8 +155,9 @@ func (d *dispatcher) round() ([]try, uint64) {
 
 // land hands the answers of a round out. A want that found nothing is cleared
 // from all marks up to gen: none of its like will find more. Those that
-// got nothing go behind those that were not tried.
-func (d *dispatcher) land(tries []try, gen uint64, answers []leased) {
+// got nothing go behind those that were not tried. It returns the queues of those
+// that still wait: for the time of the claim they were out of carriers' sight.
+func (d *dispatcher) land(tries []try, gen uint64, answers []leased) (waiting []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	tired := map[want]bool{}
@@ -171,6 +172,10 @@ func (d *dispatcher) land(tries []try, gen uint64, answers []leased) {
 		}
 		if a.err != nil || len(a.jobs) > 0 || t.w.leaving {
 			t.w.reply(a)
+			continue
+		}
+		for _, q := range t.w.queues {
+			waiting = add(waiting, q)
 		}
 	}
 	var first, last []*waiter
@@ -197,6 +202,7 @@ func (d *dispatcher) land(tries []try, gen uint64, answers []leased) {
 		}
 	}
 	d.waiters = append(first, last...)
+	return waiting
 }
 
 func (w *waiter) reply(a leased) {
@@ -234,7 +240,7 @@ func (e *Engine) runDispatch(ctx context.Context) {
 			if len(tries) == 0 {
 				break
 			}
-			d.land(tries, gen, e.claim(ctx, tries))
+			e.expectWorker(d.land(tries, gen, e.claim(ctx, tries)))
 		}
 	}
 }

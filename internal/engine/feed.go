@@ -214,19 +214,33 @@ func (f *feeder) publish(ctx context.Context, refs []ledger.Ref) error {
 	if err != nil {
 		return err
 	}
+	// They count as published from now on: the first may come back before the last is confirmed.
+	f.note(refs)
+	f.since += len(bodies)
 	call, cancel := context.WithTimeout(ctx, brokerPatience)
 	defer cancel()
 	if err := f.broker.Publish(call, topicOf(f.e.identity(), f.queue), bodies); err != nil {
+		f.unnote(refs)
 		return fmt.Errorf("publish %d refs: %w", len(refs), err)
 	}
-	f.since += len(bodies)
+	return nil
+}
+
+func (f *feeder) note(refs []ledger.Ref) {
 	again := f.e.conf.Monotonic() + f.e.conf.RefTTL
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, r := range refs {
 		f.published[r.ID] = sent{token: r.Token, lane: r.Lane, seq: r.Seq, again: again}
 	}
-	return nil
+}
+
+func (f *feeder) unnote(refs []ledger.Ref) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, r := range refs {
+		delete(f.published, r.ID)
+	}
 }
 
 func (f *feeder) forget() {

@@ -62,6 +62,9 @@ func (e *Engine) runRelay(ctx context.Context) {
 	if len(e.conf.Brokers) == 0 {
 		return
 	}
+	for e.identity() == "" && pause(ctx, 20*time.Millisecond) {
+		continue // topics cannot be named before the first look at the routes
+	}
 	var lead *leadership
 	e.every(ctx, "relay", relayInterval, nil, func(ctx context.Context) error {
 		leads, err := e.holdRelay(ctx)
