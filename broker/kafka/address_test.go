@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/errandhq/errand/internal/testenv"
 	"github.com/errandhq/errand/job"
 )
 
@@ -81,7 +82,7 @@ func TestAddressShowsNoPassword(t *testing.T) {
 
 func TestTLSReadsTheAuthority(t *testing.T) {
 	dir := t.TempDir()
-	_, good := certificate(t)
+	good := testenv.NewCertificates(t).CA
 	bad := filepath.Join(dir, "bad.pem")
 	if err := os.WriteFile(bad, []byte("nothing"), 0o600); err != nil {
 		t.Fatal(err)

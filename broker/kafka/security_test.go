@@ -1,18 +1,8 @@
 package kafka
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
-	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -26,45 +16,16 @@ import (
 
 const secret = "hunter22-hunter22"
 
-// certificate makes a key and a certificate of its own authority for loopback, as one
-// file in PEM form; authority is the file of the certificate alone.
-func certificate(t *testing.T) (both, authority string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "errand-test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err1 := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	raw, err2 := x509.MarshalPKCS8PrivateKey(key)
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
-	}
-	public := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	private := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
-	dir := t.TempDir()
-	both, authority = filepath.Join(dir, "both.pem"), filepath.Join(dir, "authority.pem")
-	err = errors.Join(os.WriteFile(both, append(private, public...), 0o600), os.WriteFile(authority, public, 0o600))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return both, authority
-}
-
 // TestSecurity goes through each way to prove who one is, over TLS, at a real broker.
 func TestSecurity(t *testing.T) {
 	t.Parallel()
-	both, authority := certificate(t)
-	k := testenv.StartKafka(t, testenv.KafkaOptions{Password: secret, Certificate: both, Settings: map[string]string{
+	certs := testenv.NewCertificates(t)
+	k := testenv.StartKafka(t, testenv.KafkaOptions{Password: secret, TLS: &certs, Settings: map[string]string{
 		"authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
 		"super.users":           "User:ANONYMOUS", // brokers and controllers, on their own listeners
 	}})
 	address := func(user, password, query string) string {
-		return fmt.Sprintf("kafka://%s:%s@%s?tls=true&ca=%s&%s", user, password, k.Address(), authority, query)
+		return fmt.Sprintf("kafka://%s:%s@%s?tls=true&ca=%s&%s", user, password, k.Address(), certs.CA, query)
 	}
 	t.Run("NotAllowed", func(t *testing.T) { notAllowed(t, address("errand", secret, "")) })
 	allow(t, k.PeerAddress())
@@ -82,7 +43,7 @@ func TestSecurity(t *testing.T) {
 		refused(t, fmt.Sprintf("kafka://errand:%s@%s?tls=true", secret, k.Address()), job.FailedPrecondition)
 	})
 	t.Run("NoUser", func(t *testing.T) {
-		refused(t, fmt.Sprintf("kafka://%s?tls=true&ca=%s", k.Address(), authority), job.FailedPrecondition, job.Unavailable)
+		refused(t, fmt.Sprintf("kafka://%s?tls=true&ca=%s", k.Address(), certs.CA), job.FailedPrecondition, job.Unavailable)
 	})
 }
 

@@ -3,6 +3,7 @@ package testenv
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -46,9 +47,8 @@ type KafkaOptions struct {
 	// Password, if set, is what the clients' listener asks the user errand for, by SASL/PLAIN
 	// or SCRAM.
 	Password string
-	// Certificate, if set, is a file in PEM form, of a key and its
-	// certificate, for TLS on the clients' listener.
-	Certificate string
+	// TLS, if set, is for the clients' listener.
+	TLS *Certificates
 }
 
 // Kafka is a broker that belongs to one test, which may kill, freeze and restart it. It
@@ -158,9 +158,9 @@ func (k *Kafka) configure() {
 		all[fmt.Sprintf(jaas, "scram-sha-256")] = fmt.Sprintf(module, "scram.Scram", "")
 		all[fmt.Sprintf(jaas, "scram-sha-512")] = fmt.Sprintf(module, "scram.Scram", "")
 	}
-	if k.opts.Certificate != "" {
+	if k.opts.TLS != nil {
 		all["listener.name.client.ssl.keystore.type"] = "PEM"
-		all["listener.name.client.ssl.keystore.location"] = k.opts.Certificate
+		all["listener.name.client.ssl.keystore.location"] = k.keystore()
 	}
 	for name, value := range k.opts.Settings {
 		all[name] = value
@@ -176,14 +176,26 @@ func (k *Kafka) configure() {
 		"appender.out.layout.type=PatternLayout", "appender.out.layout.pattern=%d %p %c: %m%n")
 }
 
+// keystore writes key and certificate into one file, as Kafka wants them.
+func (k *Kafka) keystore() string {
+	k.t.Helper()
+	key, err1 := os.ReadFile(k.opts.TLS.Key)
+	cert, err2 := os.ReadFile(k.opts.TLS.Cert)
+	if err := errors.Join(err1, err2); err != nil {
+		k.t.Fatal(err)
+	}
+	k.write("keystore.pem", string(key)+string(cert))
+	return filepath.Join(k.base, "keystore.pem")
+}
+
 // security is the protocol of the clients' listener.
 func (k *Kafka) security() string {
 	switch {
-	case k.opts.Password != "" && k.opts.Certificate != "":
+	case k.opts.Password != "" && k.opts.TLS != nil:
 		return "SASL_SSL"
 	case k.opts.Password != "":
 		return "SASL_PLAINTEXT"
-	case k.opts.Certificate != "":
+	case k.opts.TLS != nil:
 		return "SSL"
 	}
 	return "PLAINTEXT"
