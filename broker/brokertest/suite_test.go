@@ -46,45 +46,42 @@ func TestSuiteAgainstMemory(t *testing.T) {
 
 func TestMemorySwitches(t *testing.T) {
 	m := NewMemory(time.Minute)
-	receive := func(wait time.Duration) int {
-		t.Helper()
-		s, err := m.Subscribe(t.Context(), "t")
-		if err != nil {
-			t.Fatal(err)
-		}
-		msgs, err := s.Receive(t.Context(), 100, wait)
-		if err != nil || s.Ack(t.Context(), msgs) != nil {
-			t.Fatal(err)
-		}
-		return len(msgs)
-	}
-	publish := func(n int) {
-		t.Helper()
-		if err := m.Publish(t.Context(), "t", bodies(n, 10)); err != nil {
-			t.Fatal(err)
-		}
-	}
 	m.Drop(2)
-	publish(5)
-	if n := receive(0); n != 3 {
-		t.Errorf("two of five dropped: %d came", n)
-	}
+	sendTo(t, m, 5)
+	wantFrom(t, m, "two of five dropped", 3)
 	m.Double(2)
-	publish(3)
-	if n := receive(0); n != 5 {
-		t.Errorf("two of three doubled: %d came", n)
-	}
+	sendTo(t, m, 3)
+	wantFrom(t, m, "two of three doubled", 5)
 	m.Stall(true)
-	publish(1)
-	if n := receive(10 * time.Millisecond); n != 0 {
-		t.Errorf("stalled: %d came", n)
-	}
+	sendTo(t, m, 1)
+	wantFrom(t, m, "stalled", 0)
 	m.Stall(false)
 	m.Purge("t")
-	if n := receive(0); n != 0 {
-		t.Errorf("purged: %d came", n)
-	}
+	wantFrom(t, m, "purged", 0)
 	if got := m.Topics(); len(got) != 1 || got[0] != "t" {
 		t.Errorf("topics %q", got)
+	}
+}
+
+func sendTo(t *testing.T, m *Memory, n int) {
+	t.Helper()
+	if err := m.Publish(t.Context(), "t", bodies(n, 10)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantFrom receives and acknowledges what is there.
+func wantFrom(t *testing.T, m *Memory, what string, want int) {
+	t.Helper()
+	s, err := m.Subscribe(t.Context(), "t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	msgs, err := s.Receive(t.Context(), 100, 10*time.Millisecond)
+	if err != nil || len(msgs) != want {
+		t.Errorf("%s: %d messages came, want %d; %v", what, len(msgs), want, err)
+	}
+	if err := s.Ack(t.Context(), msgs); err != nil {
+		t.Error(err)
 	}
 }

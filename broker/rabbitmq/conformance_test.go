@@ -127,11 +127,13 @@ func TestConformance(t *testing.T) {
 }
 
 func TestConformanceWhenTheNetworkFails(t *testing.T) {
+	t.Parallel()
 	r := &rig{address: testenv.RabbitMQAddress(t)}
 	brokertest.RunFaults(t, r.openBehindProxy, r.features(t), r.network())
 }
 
 func TestConformanceWhenTheNodeFails(t *testing.T) {
+	t.Parallel()
 	node := testenv.StartRabbitMQ(t, testenv.RabbitMQOptions{})
 	r := &rig{address: node.URL()}
 	brokertest.RunFaults(t, r.open, r.features(t), brokertest.Faults{
