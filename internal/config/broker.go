@@ -28,11 +28,11 @@ func ParseBroker(s string) (Broker, error) {
 	if !ok || rest == "" {
 		return Broker{}, fmt.Errorf("broker %s: is not one of amqp://…, amqps://…, kafka://…", redact(s))
 	}
-	if _, err := url.Parse(s); err != nil {
-		return Broker{}, fmt.Errorf("broker %s: is not a valid URL", redact(s))
-	}
 	switch scheme {
 	case "amqp", "amqps":
+		if _, err := url.Parse(s); err != nil {
+			return Broker{}, fmt.Errorf("broker %s: is not a valid URL", redact(s))
+		}
 		return Broker{Carrier: RabbitMQ, URL: s}, nil
 	case "kafka":
 		return Broker{Carrier: Kafka, URL: s}, nil
