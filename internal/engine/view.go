@@ -84,8 +84,8 @@ func (v *view) Observe(changes []Change) {
 		entries[i] = cache.Of(changes[i].Job, changes[i].At)
 		entries[i].Tell = true
 	}
+	v.write(entries) // first: who is told, and asks, is answered alike
 	v.e.watches.tell(entries)
-	v.write(entries)
 }
 
 // write has entries written to the cache soon.
