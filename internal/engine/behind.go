@@ -98,22 +98,22 @@ func (b *behind) landed() {
 	clear(b.flying)
 }
 
-// over lays what has not been written yet over what the cache holds, so that
-// this process sees its own changes at once.
-func (b *behind) over(ids []job.ID, held map[job.ID]cache.Entry) {
+// of returns the newest of what has not been written yet: this process sees its
+// own changes at once.
+func (b *behind) of(ids []job.ID) map[job.ID]cache.Entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	lay := func(e *cache.Entry) {
-		if old, ok := held[e.ID]; !ok || e.Newer(&old) {
-			held[e.ID] = *e
-		}
-	}
+	out := map[job.ID]cache.Entry{}
 	for _, id := range ids {
-		if e, ok := b.flying[id]; ok {
-			lay(&e)
+		flying, ok := b.flying[id]
+		if ok {
+			out[id] = flying
 		}
 		if el := b.at[id]; el != nil {
-			lay(el.Value.(*cache.Entry))
+			if e := el.Value.(*cache.Entry); !ok || e.Newer(&flying) {
+				out[id] = *e
+			}
 		}
 	}
+	return out
 }

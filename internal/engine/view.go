@@ -115,6 +115,7 @@ func (v *view) read(ctx context.Context, ids []job.ID, now time.Time) map[job.ID
 	if v.cache == nil {
 		return nil
 	}
+	held := v.queue.of(ids) // before the cache is asked: what lands meanwhile may not be in its answer
 	list, err := v.reads.Execute(func() ([]cache.Entry, error) {
 		ctx, cancel := context.WithTimeout(ctx, readPatience)
 		defer cancel()
@@ -123,11 +124,11 @@ func (v *view) read(ctx context.Context, ids []job.ID, now time.Time) map[job.ID
 	if err != nil {
 		list = nil // the breaker tells of it
 	}
-	held := make(map[job.ID]cache.Entry, len(list))
 	for _, e := range list {
-		held[e.ID] = e
+		if ours, ok := held[e.ID]; !ok || e.Newer(&ours) {
+			held[e.ID] = e
+		}
 	}
-	v.queue.over(ids, held)
 	maps.DeleteFunc(held, func(_ job.ID, e cache.Entry) bool { return !servable(&e, now) })
 	return held
 }
