@@ -64,8 +64,8 @@ func newView(e *Engine, c cache.Cache) *view {
 func (e *Engine) breaker(name string) gobreaker.Settings {
 	return gobreaker.Settings{
 		Name: name, Timeout: breakFor,
-		ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakAfter },
-		IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, context.Canceled) },
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakAfter },
+		IsExcluded:  func(err error) bool { return errors.Is(err, context.Canceled) },
 		OnStateChange: func(name string, from, to gobreaker.State) {
 			switch {
 			case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
@@ -116,21 +116,31 @@ func (v *view) read(ctx context.Context, ids []job.ID, now time.Time) map[job.ID
 		return nil
 	}
 	held := v.queue.of(ids) // before the cache is asked: what lands meanwhile may not be in its answer
-	list, err := v.reads.Execute(func() ([]cache.Entry, error) {
-		ctx, cancel := context.WithTimeout(ctx, readPatience)
-		defer cancel()
-		return v.cache.Get(ctx, ids)
-	})
-	if err != nil {
-		list = nil // the breaker tells of it
-	}
-	for _, e := range list {
+	for _, e := range v.get(ctx, ids) {
 		if ours, ok := held[e.ID]; !ok || e.Newer(&ours) {
 			held[e.ID] = e
 		}
 	}
 	maps.DeleteFunc(held, func(_ job.ID, e cache.Entry) bool { return !servable(&e, now) })
 	return held
+}
+
+// get asks the cache, which the breaker leaves alone in trouble. A caller whose
+// time ends before the cache's patience does says nothing about the cache.
+func (v *view) get(ctx context.Context, ids []job.ID) []cache.Entry {
+	list, err := v.reads.Execute(func() ([]cache.Entry, error) {
+		bounded, cancel := context.WithTimeout(ctx, readPatience)
+		defer cancel()
+		list, err := v.cache.Get(bounded, ids)
+		if err != nil && ctx.Err() != nil {
+			err = context.Canceled
+		}
+		return list, err
+	})
+	if err != nil {
+		return nil // the breaker tells of it
+	}
+	return list
 }
 
 // servable is the rule of design §3.5. A tombstone is never served: the id may
