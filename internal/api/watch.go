@@ -8,6 +8,7 @@ import (
 
 	errandv1 "github.com/errandhq/errand/gen/errand/v1"
 	"github.com/errandhq/errand/gen/errand/v1/errandv1connect"
+	"github.com/errandhq/errand/internal/auth"
 	"github.com/errandhq/errand/internal/cache"
 	"github.com/errandhq/errand/internal/engine"
 	"github.com/errandhq/errand/job"
@@ -17,6 +18,9 @@ import (
 // error or the server drains. It is the call without a wire: see WatchHandler.
 func (s *Service) WatchJobs(ctx context.Context, r *errandv1.WatchJobsRequest, each func(*errandv1.WatchJobsResponse) error) error {
 	f, err := decodeWatch(r)
+	if err == nil {
+		err = mayWatch(ctx, &f)
+	}
 	if err != nil {
 		return s.fail(ctx, "WatchJobs", err)
 	}
@@ -42,6 +46,20 @@ func decodeWatch(r *errandv1.WatchJobsRequest) (f engine.WatchFilter, err error)
 		return f, err
 	}
 	return f, name("kind", f.Kind)
+}
+
+// mayWatch lets callers who may not list jobs watch only those that they can
+// name: ids are not guessable.
+func mayWatch(ctx context.Context, f *engine.WatchFilter) error {
+	if len(f.IDs) > 0 {
+		return nil
+	}
+	c := CallFrom(ctx)
+	if role, err := auth.ParseRole(c.Role); err != nil || !role.SeesAll() {
+		return job.Errorf(job.PermissionDenied, job.ReasonPermissionDenied,
+			"role %s may watch jobs by id only; by queue or kind is for viewers", c.Role)
+	}
+	return nil
 }
 
 func encodeWatchEvent(e *engine.WatchEvent) *errandv1.WatchJobsResponse {

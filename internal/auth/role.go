@@ -74,7 +74,7 @@ var grants = map[string]Role{
 	errandv1connect.QueueServiceGetJobsProcedure:     Producer | Viewer,
 	errandv1connect.QueueServiceListJobsProcedure:    Viewer,
 	errandv1connect.QueueServiceWaitJobsProcedure:    Producer | Viewer,
-	errandv1connect.WatchServiceWatchJobsProcedure:   Producer | Viewer,
+	errandv1connect.WatchServiceWatchJobsProcedure:   Producer | Viewer, // but by ids alone: SeesAll
 	errandv1connect.QueueServiceCancelJobsProcedure:  Producer,
 	errandv1connect.QueueServiceDeleteJobsProcedure:  0,
 	errandv1connect.QueueServiceRedriveJobsProcedure: 0,
@@ -114,6 +114,9 @@ func (r Role) Allows(procedure string) bool {
 	}
 	return r&(grants[procedure]|Operator) != 0
 }
+
+// SeesAll reports whether a caller may see jobs that it cannot name.
+func (r Role) SeesAll() bool { return r&(Viewer|Operator) != 0 }
 
 // Authorize is Allows as an error with code PermissionDenied that says what
 // the caller has.

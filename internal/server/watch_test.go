@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -91,6 +92,54 @@ func TestWatchNeedsARole(t *testing.T) {
 		if got := role.Allows(errandv1connect.WatchServiceWatchJobsProcedure); got != want {
 			t.Errorf("%s may watch: %v", role, got)
 		}
+	}
+}
+
+// TestProducersWatchWhatTheyCanName: who may not list jobs gets no stream of all.
+func TestProducersWatchWhatTheyCanName(t *testing.T) {
+	secrets, lines := map[auth.Role]string{}, []string{}
+	for _, role := range []auth.Role{auth.Producer, auth.Viewer, auth.Operator} {
+		tok := auth.NewToken()
+		line, err := tok.Line("it-"+role.String(), role)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, secrets[role] = append(lines, line), tok.Reveal()
+	}
+	r := serve(t, &fake{}, Config{TokenFile: write(t, "tokens", strings.Join(lines, "\n"))})
+	for role, secret := range secrets {
+		for _, q := range []*errandv1.WatchJobsRequest{{Ids: []string{newID(t)}}, {Queue: "q"}, {Kind: "k"}, {}} {
+			allowed := len(q.GetIds()) > 0 || role != auth.Producer
+			c := errandv1connect.NewWatchServiceClient(transport(t, false), r.URL(), connect.WithInterceptors(bearer(secret)))
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			s, err := c.WatchJobs(ctx, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			told := s.Receive()
+			if refused := connect.CodeOf(s.Err()) == connect.CodePermissionDenied; refused == allowed || told != allowed {
+				t.Errorf("%s, %v: told %v, %v", role, q, told, s.Err())
+			}
+			cancel()
+			_ = s.Close()
+		}
+	}
+}
+
+// bearer sends a token with streams.
+type bearer string
+
+func (b bearer) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc { return next }
+
+func (b bearer) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
+}
+
+func (b bearer) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
+		conn := next(ctx, spec)
+		conn.RequestHeader().Set("Authorization", "Bearer "+string(b))
+		return conn
 	}
 }
 
