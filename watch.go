@@ -16,7 +16,7 @@ const watchSilence = 35 * time.Second
 
 // WatchQuery chooses jobs: by ids, or else by queue, kind, both or neither.
 type WatchQuery struct {
-	IDs   []ID // at most 1000
+	IDs   []ID // at most 1000; nil: by queue and kind
 	Queue string
 	Kind  string
 }
@@ -54,6 +54,9 @@ var errEnough = errors.New("enough")
 // one ledger tell each other by Redis, and without one each tells its own.
 func (c *Client) Watch(ctx context.Context, q WatchQuery) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
+		if q.IDs != nil && len(q.IDs) == 0 {
+			return // a list that came out empty chooses no job, not every job
+		}
 		w := &watch{client: c, query: q, open: map[ID]int64{}, yield: yield}
 		for _, id := range q.IDs {
 			w.open[id] = -1

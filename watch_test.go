@@ -152,3 +152,10 @@ func TestWatchEnds(t *testing.T) {
 		})
 	}
 }
+
+// TestWatchOfNoJobs: a list that came out empty is not every job.
+func TestWatchOfNoJobs(t *testing.T) {
+	for e, err := range NewClient(nil, nil).Watch(t.Context(), WatchQuery{IDs: []ID{}}) {
+		t.Fatalf("told %+v, %v", e, err)
+	}
+}
