@@ -40,6 +40,10 @@ type Cache interface {
 	// sees never calls fn.
 	Watch(ctx context.Context, fn func(News)) error
 
+	// Shared reports whether other processes see what is put. A cache that is not
+	// shared is in this process's memory, and its calls wait for nothing.
+	Shared() bool
+
 	// Close frees everything. What the server behind the cache holds stays there.
 	Close() error
 }

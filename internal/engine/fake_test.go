@@ -93,6 +93,13 @@ func (f *fake) get(id job.ID) job.Job {
 	return job.Job{}
 }
 
+// change alters a job behind the engine's back.
+func (f *fake) change(id job.ID, fn func(*job.Job)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fn(f.jobs[id])
+}
+
 func (f *fake) session(id job.ID) ledger.SessionState {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -195,14 +195,17 @@ func (e *Engine) settleOnce(ctx context.Context, items []held, in map[job.ID]int
 	if err != nil {
 		return err
 	}
+	var repeated []job.Job
 	for k, a := range applied {
 		answer := Settled{State: a.Job.State, Err: a.Err}
 		if errors.Is(a.Err, errRepeated) {
 			answer.Repeated, answer.Err = true, nil
+			repeated = append(repeated, a.Job)
 		}
 		answers[in[ids[k]]] = answer
 	}
 	e.follow(now, 0, applied)
+	e.glimpse(now, repeated, nil)
 	return nil
 }
 

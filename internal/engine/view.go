@@ -79,6 +79,9 @@ func (e *Engine) breaker(name string) gobreaker.Settings {
 
 // Observe implements Observer.
 func (v *view) Observe(changes []Change) {
+	if changes = v.wanted(changes); len(changes) == 0 {
+		return
+	}
 	entries := make([]cache.Entry, len(changes))
 	for i := range changes {
 		entries[i] = cache.Of(changes[i].Job, changes[i].At)
@@ -86,6 +89,36 @@ func (v *view) Observe(changes []Change) {
 	}
 	v.write(entries) // first: who is told, and asks, is answered alike
 	v.e.watches.tell(entries)
+}
+
+// wanted returns the changes that someone may learn of. Into a cache of this
+// process alone nothing is written but what was read before, and is there
+// still: whoever asks for another job reads the ledger, once, and work on jobs
+// that nobody follows costs a look. A deletion is always written: it keeps out
+// what was read just before it.
+func (v *view) wanted(changes []Change) []Change {
+	if v.e.watches.any() || v.cache != nil && v.cache.Shared() {
+		return changes
+	}
+	if v.cache == nil {
+		return nil
+	}
+	ids := make([]job.ID, len(changes))
+	for i := range changes {
+		ids[i] = changes[i].Job.ID
+	}
+	found, _ := v.cache.Get(context.Background(), ids) // of memory: it does not fail
+	known := v.queue.of(ids)
+	for _, e := range found {
+		known[e.ID] = e
+	}
+	var out []Change
+	for _, c := range changes {
+		if _, ok := known[c.Job.ID]; ok || c.Job.State == job.Deleted {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // write has entries written to the cache soon.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/errandhq/errand/internal/cache"
@@ -26,6 +27,9 @@ type hall struct {
 	lines  map[int]func(cache.News)
 	next   int
 }
+
+// Shared implements cache.Cache.
+func (h *hall) Shared() bool { return true }
 
 func newHall() *hall { return &hall{Cache: memory.New(0), lines: map[int]func(cache.News){}} }
 
@@ -98,7 +102,7 @@ func (w *world) state(id job.ID, fresh bool) engine.Stated {
 }
 
 func TestStatesComeFromTheCacheWhileTheyAreFresh(t *testing.T) {
-	inWorld(t, engine.Config{Cache: memory.New(0)}, func(w *world) {
+	inWorld(t, engine.Config{Cache: newHall()}, func(w *world) {
 		id := w.put(1)[0]
 		time.Sleep(100 * time.Millisecond)
 		s := w.state(id, false)
@@ -119,8 +123,41 @@ func TestStatesComeFromTheCacheWhileTheyAreFresh(t *testing.T) {
 	})
 }
 
+// Work on jobs that nobody asks for writes nothing to a cache of one process;
+// what was asked for is written on, and deleted.
+func TestCacheOfOneProcessHoldsWhatIsAskedFor(t *testing.T) {
+	c := memory.New(0)
+	inWorld(t, engine.Config{Cache: c, CacheTTL: time.Hour}, func(w *world) {
+		ids := w.put(3)
+		if s := w.state(ids[0], false); s.Cached {
+			t.Errorf("it was written before it was asked for: %+v", s)
+		}
+		s := w.open()
+		for _, j := range w.lease(s, 1, 3) {
+			w.settle(s, j, job.Succeed)
+		}
+		synctest.Wait()
+		held, err := c.Get(w.ctx, ids)
+		w.ok(err)
+		if len(held) != 1 || held[0].ID != ids[0] || held[0].State != job.Succeeded {
+			t.Fatalf("it holds %+v", held)
+		}
+		if s := w.state(ids[0], false); !s.Cached || s.State != job.Succeeded {
+			t.Errorf("%+v", s)
+		}
+		if s := w.state(ids[1], false); s.Cached || s.State != job.Succeeded {
+			t.Errorf("%+v", s)
+		}
+		_, err = w.Delete(w.ctx, ids)
+		w.ok(err)
+		if out, err := w.States(w.ctx, ids, false); err != nil || len(out) != 0 {
+			t.Errorf("deleted: %+v, %v", out, err)
+		}
+	})
+}
+
 func TestFinalStatesAreServedUntilTheirTTL(t *testing.T) {
-	inWorld(t, engine.Config{Cache: memory.New(0), CacheTTL: time.Minute}, func(w *world) {
+	inWorld(t, engine.Config{Cache: newHall(), CacheTTL: time.Minute}, func(w *world) {
 		ids := w.put(2)
 		s := w.open()
 		jobs := w.lease(s, 1, 2)
@@ -145,7 +182,7 @@ func TestFinalStatesAreServedUntilTheirTTL(t *testing.T) {
 }
 
 func TestDeleteAndRedriveAreSeenAtOnce(t *testing.T) {
-	inWorld(t, engine.Config{Cache: memory.New(0)}, func(w *world) {
+	inWorld(t, engine.Config{Cache: newHall()}, func(w *world) {
 		ids := w.put(2)
 		s := w.open()
 		jobs := w.lease(s, 1, 2)
@@ -167,7 +204,7 @@ func TestDeleteAndRedriveAreSeenAtOnce(t *testing.T) {
 // TestOldNewsNeverReplacesNewer puts what a slow server would, and flushes the
 // cache between two writers.
 func TestOldNewsNeverReplacesNewer(t *testing.T) {
-	c := memory.New(0)
+	c := newHall()
 	inWorld(t, engine.Config{Cache: c}, func(w *world) {
 		id := w.put(1)[0]
 		s := w.open()
@@ -180,7 +217,7 @@ func TestOldNewsNeverReplacesNewer(t *testing.T) {
 		if s := w.state(id, false); s.State != job.Succeeded {
 			t.Errorf("an older entry replaced a newer: %+v", s)
 		}
-		w.ok(c.Close()) // forgets all
+		w.ok(c.Drop(w.ctx, []job.ID{id}))
 		w.ok(c.Put(w.ctx, []cache.Entry{old}))
 		time.Sleep(1001 * time.Millisecond)
 		if s := w.state(id, false); s.State != job.Succeeded || s.Cached {

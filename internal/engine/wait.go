@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/errandhq/errand/internal/cache"
 	"github.com/errandhq/errand/job"
 )
 
@@ -182,17 +183,40 @@ func (e *Engine) runWaits(ctx context.Context) {
 	})
 }
 
+// lookAt asks the ledger what jobs are doing, and tells those who wait for them
+// or watch them.
 func (e *Engine) lookAt(ctx context.Context, ids []job.ID) error {
 	ctx, cancel := context.WithTimeout(ctx, ledgerPatience)
 	defer cancel()
+	now, err := e.clock.now(ctx)
+	if err != nil {
+		return err
+	}
 	jobs, err := e.ledger.Get(ctx, ids)
 	if err != nil {
 		return fmt.Errorf("look at awaited jobs: %w", err)
 	}
-	open := make(map[job.ID]bool, len(jobs))
+	there := make(map[job.ID]bool, len(jobs))
 	for i := range jobs {
-		open[jobs[i].ID] = !jobs[i].State.Final()
+		there[jobs[i].ID] = true
 	}
-	e.waits.finished(slices.DeleteFunc(slices.Clone(ids), func(id job.ID) bool { return open[id] }))
+	gone := slices.DeleteFunc(slices.Clone(ids), func(id job.ID) bool { return there[id] })
+	e.glimpse(now, jobs, gone)
 	return nil
+}
+
+// glimpse takes what was read of jobs and may be news to whoever follows them,
+// such as a success in a transaction of the worker's own.
+func (e *Engine) glimpse(now time.Time, jobs []job.Job, gone []job.ID) {
+	entries, done := make([]cache.Entry, len(jobs)), gone
+	for i := range jobs {
+		entries[i] = cache.Of(&jobs[i], now)
+		entries[i].Tell = true
+		if jobs[i].State.Final() {
+			done = append(done, jobs[i].ID)
+		}
+	}
+	e.view.write(entries)
+	e.watches.tellByID(entries, gone)
+	e.waits.finished(done)
 }

@@ -108,6 +108,26 @@ func (w *watches) tell(entries []cache.Entry) {
 	}
 }
 
+// tellByID passes on what was read of jobs to those who watch these by id, and
+// know old news by the version. gone are not there, or not any more.
+func (w *watches) tellByID(entries []cache.Entry, gone []job.ID) {
+	if !w.any() {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range entries {
+		for one := range w.byID[entries[i].ID] {
+			one.take(&entries[i])
+		}
+	}
+	for _, id := range gone {
+		for one := range w.byID[id] {
+			one.take(&cache.Entry{ID: id, State: job.Deleted})
+		}
+	}
+}
+
 // missed tells all that there may have been events that nobody heard of.
 func (w *watches) missed() {
 	w.mu.Lock()
@@ -167,7 +187,7 @@ func (e *Engine) Watch(ctx context.Context, f WatchFilter, each func(WatchEvent)
 		return err
 	}
 	defer e.watches.leave(one)
-	w := &watching{e: e, one: one, each: each, call: &waitCall{bell: make(chan struct{}, 1)}, seen: map[job.ID]seen{}}
+	w := &watching{e: e, one: one, each: each, call: &waitCall{bell: one.bell}, seen: map[job.ID]seen{}}
 	if err := e.waits.join(w.call, f.IDs); err != nil {
 		return err
 	}
@@ -191,7 +211,11 @@ type seen struct {
 }
 
 func (w *watching) run(ctx context.Context) error {
-	if err := w.reread(ctx); err != nil {
+	begin := w.reread
+	if len(w.one.filter.IDs) == 0 { // nothing to tell yet, but that the line stands
+		begin = func(context.Context) error { return w.each(WatchEvent{}) }
+	}
+	if err := begin(ctx); err != nil {
 		return err
 	}
 	beat := time.NewTicker(watchBeat)
@@ -201,10 +225,6 @@ func (w *watching) run(ctx context.Context) error {
 		select {
 		case <-w.one.bell:
 			err = w.pass(ctx)
-		case <-w.call.bell: // one of the ids is final, or gone
-			if err = w.pass(ctx); err == nil {
-				err = w.reread(ctx)
-			}
 		case <-beat.C:
 			err = w.each(WatchEvent{})
 		case <-w.e.draining:
@@ -243,7 +263,7 @@ func (w *watching) tell(s *cache.Entry) error {
 		return w.each(WatchEvent{Entry: *s})
 	}
 	last, gone := w.seen[s.ID], s.State == job.Deleted
-	if s.Version <= last.version || gone && last.told && last.version == 0 {
+	if !gone && s.Version <= last.version || gone && last.told && last.version == 0 {
 		return nil
 	}
 	now := seen{version: s.Version, final: s.State.Final() || gone, told: true}

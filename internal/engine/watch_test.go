@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/errandhq/errand/internal/engine"
@@ -197,6 +198,73 @@ func TestAWatchRefusesBadFilters(t *testing.T) {
 			if err := w.Watch(w.ctx, f, nil); job.CodeOf(err) != job.InvalidArgument {
 				t.Errorf("%s: %v", name, err)
 			}
+		}
+	})
+}
+
+// TestWatchByIDDoesNotReadWhatItHears: of many jobs that end here one after the
+// other the ledger is asked at the beginning, not at each end.
+func TestWatchByIDDoesNotReadWhatItHears(t *testing.T) {
+	const n = 300
+	inWorld(t, engine.Config{}, func(w *world) {
+		ids := w.put(n)
+		s := w.open()
+		jobs := w.lease(s, 1, n)
+		ctx, cancel := context.WithCancel(w.ctx)
+		ended, final := make(chan error, 1), 0
+		go func() {
+			ended <- w.Watch(ctx, engine.WatchFilter{IDs: ids}, func(e engine.WatchEvent) error {
+				if e.State == job.Succeeded {
+					final++
+				}
+				return nil
+			})
+		}()
+		synctest.Wait()
+		before := w.f.count("Get")
+		for _, j := range jobs {
+			w.settle(s, j, job.Succeed)
+			synctest.Wait()
+		}
+		if reads := w.f.count("Get") - before; reads > 5 {
+			t.Errorf("%d reads of the ledger", reads)
+		}
+		cancel()
+		<-ended
+		if final != n {
+			t.Errorf("%d ends told", final)
+		}
+	})
+}
+
+// TestRepeatedSettleIsSeen: a worker that completed its job by SQL in a transaction
+// of its own settles afterwards, and only that tells this server; where the
+// news of others are heard the ledger is asked seldom.
+func TestRepeatedSettleIsSeen(t *testing.T) {
+	inWorld(t, engine.Config{Cache: newHall()}, func(w *world) {
+		id := w.put(1)[0]
+		s := w.open()
+		j := w.lease(s, 1, 1)[0]
+		w.f.change(id, func(j *job.Job) { // as errand.complete_v1 does
+			_, err := job.DefaultRules(func() float64 { return 0 }).Settle(j, j.Token, job.Move{Event: job.Succeed, Now: time.Now()})
+			w.ok(err)
+		})
+		waited := make(chan error, 1)
+		go func() {
+			jobs, err := w.Wait(w.ctx, []job.ID{id}, time.Minute)
+			if err == nil && len(jobs) != 1 {
+				err = errors.New("not final")
+			}
+			waited <- err
+		}()
+		out, err := w.Settle(w.ctx, s, []engine.Settlement{{ID: id, Token: j.Token, Event: job.Succeed}})
+		if err != nil || !out[0].Repeated {
+			t.Errorf("settle: %+v, %v", out, err)
+		}
+		w.ok(<-waited)
+		synctest.Wait()
+		if got := w.state(id, false); !got.Cached || got.State != job.Succeeded {
+			t.Errorf("shown as %+v", got)
 		}
 	})
 }

@@ -46,6 +46,15 @@ func Run(t *testing.T, f Features, fresh func(t *testing.T) Space) {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
 	}
 	t.Run("NamespacesAreApart", func(t *testing.T) { namespaces(t, fresh(t), fresh(t)) })
+	t.Run("KnowsWhoSeesIt", func(t *testing.T) {
+		c := fresh(t).Open()
+		if c.Shared() != f.Shared {
+			t.Errorf("it says of itself: shared %v", c.Shared())
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	if f.Shared {
 		t.Run("TellsOthersWhatIsNews", func(t *testing.T) { tellsOthers(t, fresh(t)) })
 	} else {

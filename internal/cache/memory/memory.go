@@ -95,6 +95,9 @@ func (c *Cache) Watch(ctx context.Context, _ func(cache.News)) error {
 	return nil
 }
 
+// Shared implements cache.Cache.
+func (c *Cache) Shared() bool { return false }
+
 // Close implements cache.Cache.
 func (c *Cache) Close() error {
 	c.mu.Lock()

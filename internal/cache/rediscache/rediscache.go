@@ -111,6 +111,9 @@ func (c *Cache) connect(d *dial) {
 	close(d.done)
 }
 
+// Shared implements cache.Cache.
+func (c *Cache) Shared() bool { return true }
+
 // Close implements cache.Cache.
 func (c *Cache) Close() error {
 	c.mu.Lock()
