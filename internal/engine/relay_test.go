@@ -385,6 +385,7 @@ func TestRefOfAKindUnknownHere(t *testing.T) {
 // its time is over, and meanwhile jobs are leased directly.
 func TestRelayDiesAndIsReplaced(t *testing.T) {
 	inCarriedWorld(t, func(w *world, m *brokertest.Memory) {
+		time.Sleep(time.Second) // the first takes the lead
 		two := carriedBy(m.Second())
 		other := start(t, w.f, two)
 		defer func() { other.stop() }()
