@@ -100,6 +100,13 @@ func (e *Engine) expectWorker(queues []string) {
 	}
 }
 
+// expectAgain tells the consumers of workers that a claim has left waiting.
+func (e *Engine) expectAgain(waiting []*waiter) {
+	for _, w := range waiting {
+		e.expectWorker(w.queues)
+	}
+}
+
 // runCarry keeps a consumer for each carried queue that workers wait for.
 func (e *Engine) runCarry(ctx context.Context) {
 	if len(e.conf.Brokers) == 0 {
@@ -269,7 +276,7 @@ func (c *consumer) lease(ctx context.Context, sub broker.Subscription) error {
 	}
 	c.cameAt.Store(int64(max(c.e.conf.Monotonic(), 1)))
 	answers := c.e.claim(ctx, tries)
-	c.e.expectWorker(c.e.dispatch.land(tries, 0, answers))
+	c.e.expectAgain(c.e.dispatch.land(tries, 0, answers))
 	used, full := map[job.ID]bool{}, map[job.ID]bool{}
 	var failed error
 	for k, a := range answers {

@@ -155,9 +155,9 @@ func (d *dispatcher) round() ([]try, uint64) {
 
 // land hands the answers of a round out. A want that found nothing is cleared
 // from all marks up to gen: none of its like will find more. Those that
-// got nothing go behind those that were not tried. It returns the queues of those
-// that still wait: for the time of the claim they were out of carriers' sight.
-func (d *dispatcher) land(tries []try, gen uint64, answers []leased) (waiting []string) {
+// got nothing go behind those that were not tried. It returns those that
+// still wait: for the time of the claim they were out of carriers' sight.
+func (d *dispatcher) land(tries []try, gen uint64, answers []leased) (waiting []*waiter) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	tired := map[want]bool{}
@@ -174,9 +174,7 @@ func (d *dispatcher) land(tries []try, gen uint64, answers []leased) (waiting []
 			t.w.reply(a)
 			continue
 		}
-		for _, q := range t.w.queues {
-			waiting = add(waiting, q)
-		}
+		waiting = append(waiting, t.w)
 	}
 	var first, last []*waiter
 	for _, w := range d.waiters {
@@ -240,7 +238,7 @@ func (e *Engine) runDispatch(ctx context.Context) {
 			if len(tries) == 0 {
 				break
 			}
-			e.expectWorker(d.land(tries, gen, e.claim(ctx, tries)))
+			e.expectAgain(d.land(tries, gen, e.claim(ctx, tries)))
 		}
 	}
 }
