@@ -187,17 +187,25 @@ func (w *world) oneTurn(s broker.Subscription, got *tally) (done bool) {
 	if !w.suite.features.Fair {
 		turn = 200 // each coming and going has the parts of the topic dealt anew to all
 	}
+	left, idle := false, 0
 	for range turn + rand.IntN(turn) {
+		if left && idle == 10 {
+			return false // others may wait for what we left
+		}
 		select {
 		case <-got.all:
 			return true
 		default:
 		}
 		msgs, err := s.Receive(w.ctx, 1+rand.IntN(20), 200*time.Millisecond)
+		if idle++; len(msgs) > 0 {
+			idle = 0
+		}
 		switch {
 		case err != nil:
 		case rand.IntN(10) == 0:
 			err = s.Rest(w.ctx) // msgs stay unacknowledged, and come again after Close
+			left = left || len(msgs) > 0
 		default:
 			got.add(msgs) // which may come again if the next line fails, or may not
 			err = s.Ack(w.ctx, msgs)

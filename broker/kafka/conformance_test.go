@@ -53,11 +53,14 @@ func purge(t testing.TB, b broker.Broker, topic string) {
 	}
 }
 
+// lasting is a time to live that no test outlasts.
+const lasting = 10 * time.Minute
+
 func TestShareGroup(t *testing.T)   { conform(t, Share) }
 func TestClassicGroup(t *testing.T) { conform(t, Classic) }
 
 func conform(t *testing.T, groups Groups) {
 	t.Parallel() // it waits, most of the time
 	address := "kafka://" + testenv.KafkaAddress(t) + "?group=" + string(groups)
-	brokertest.Run(t, func(t testing.TB) broker.Broker { return open(t, address, time.Minute) }, features(address, groups))
+	brokertest.Run(t, func(t testing.TB) broker.Broker { return open(t, address, lasting) }, features(address, groups))
 }

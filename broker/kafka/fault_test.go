@@ -6,7 +6,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -25,7 +24,7 @@ func conformInFaults(t *testing.T, groups Groups) {
 	cuts := &dials{}
 	address := "kafka://" + k.Address() + "?group=" + string(groups)
 	watched := kgo.Dialer(cuts.dial)
-	opener := func(t testing.TB) broker.Broker { return open(t, address, time.Minute, watched) }
+	opener := func(t testing.TB) broker.Broker { return open(t, address, lasting, watched) }
 	brokertest.RunFaults(t, opener, features(address, groups, watched), brokertest.Faults{
 		Cut: func(testing.TB, broker.Broker) { cuts.cut() },
 		Restart: func(testing.TB, broker.Broker) {
