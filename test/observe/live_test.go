@@ -47,8 +47,16 @@ func newScene(t *testing.T) *scene {
 	work("-queues", "default,bad")
 	work("-queues", "slow", "-concurrency", "1")
 	s.prom = startPrometheus(t, c, hurried(t), map[string][]string{"errand": {s.server.URL()}, "workers": workers})
+	s.vacuumOften()
 	s.load()
 	return s
+}
+
+// vacuumOften has PostgreSQL clean up after so few dead rows as the hurried rules allow.
+func (s *scene) vacuumOften() {
+	s.Postgres.Exec("errand", "ALTER TABLE errand.job SET (autovacuum_vacuum_threshold = 20, autovacuum_vacuum_scale_factor = 0)")
+	s.Postgres.Exec("errand", "ALTER SYSTEM SET autovacuum_naptime = '1s'")
+	s.Postgres.Exec("errand", "SELECT pg_reload_conf()")
 }
 
 // load hands in a few quick jobs, again and again, to the end of the test, some
