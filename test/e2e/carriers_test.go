@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -10,23 +11,29 @@ import (
 	"github.com/errandhq/errand/test/cluster"
 )
 
-// carrier is a way on which ready jobs come to servers.
+// carrier is a way on which ready jobs come to servers, and their states to those who ask.
 type carrier struct {
 	name  string
 	route string
 	flags func(t testing.TB) []string
 }
 
+// The carriers, each with the cache in memory or in Redis, and direct leasing with both.
 var carriers = []carrier{
 	{"direct", "direct", func(testing.TB) []string { return nil }},
-	{"rabbitmq", "rabbitmq", func(t testing.TB) []string { return []string{"--broker", testenv.RabbitMQAddress(t)} }},
+	{"direct+redis", "direct", viaRedis},
+	{"rabbitmq+redis", "rabbitmq", func(t testing.TB) []string {
+		return append(viaRedis(t), "--broker", testenv.RabbitMQAddress(t))
+	}},
 	{"kafka-share", "kafka", func(t testing.TB) []string {
 		return []string{"--broker", "kafka://" + testenv.KafkaAddress(t) + "?group=share"}
 	}},
-	{"kafka-classic", "kafka", func(t testing.TB) []string {
-		return []string{"--broker", "kafka://" + testenv.KafkaAddress(t) + "?group=classic"}
+	{"kafka-classic+redis", "kafka", func(t testing.TB) []string {
+		return append(viaRedis(t), "--broker", "kafka://"+testenv.KafkaAddress(t)+"?group=classic")
 	}},
 }
+
+func viaRedis(t testing.TB) []string { return []string{"--cache", testenv.RedisAddress(t)} }
 
 // onEveryPath runs f on each ledger with each carrier: the same assertions on all
 // paths that a job can take. SQLite has one server, PostgreSQL two.
@@ -46,22 +53,25 @@ func onEveryPath(t *testing.T, f func(t *testing.T, c *cluster.Cluster, way carr
 	}
 }
 
+// infoOf is what a server says of itself.
+func infoOf(t *testing.T, s *cluster.Server) errand.ServerInfo {
+	t.Helper()
+	client, err := errand.Dial(s.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := client.ServerInfo(t.Context())
+	if err := errors.Join(err, client.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return info
+}
+
 // leasedByRef is how many jobs the servers leased because a carrier brought their refs.
 func leasedByRef(t *testing.T, c *cluster.Cluster) (n int64) {
 	t.Helper()
 	for _, s := range c.Servers {
-		client, err := errand.Dial(s.URL())
-		if err != nil {
-			t.Fatal(err)
-		}
-		info, err := client.ServerInfo(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		n += info.LeasedByRef
-		if err := client.Close(); err != nil {
-			t.Fatal(err)
-		}
+		n += infoOf(t, s).LeasedByRef
 	}
 	return n
 }
@@ -110,6 +120,7 @@ func TestEveryPathCarriesJobs(t *testing.T) {
 		for _, id := range ids {
 			c.AwaitState(id, errand.Succeeded)
 		}
+		statesAgree(t, c, ids)
 		runs := map[string]int{}
 		for _, r := range c.Runs() {
 			if r.Event == "start" {
@@ -130,6 +141,34 @@ func TestEveryPathCarriesJobs(t *testing.T) {
 			t.Errorf("%d jobs came by the carrier", n)
 		}
 	})
+}
+
+// statesAgree holds that every server says of every job, fast, that it succeeded: at
+// the latest when what it may still say of before has grown old.
+func statesAgree(t *testing.T, c *cluster.Cluster, ids []errand.ID) {
+	t.Helper()
+	for _, s := range c.Servers {
+		client, err := errand.Dial(s.URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Eventually("the states at "+s.URL()+" are the ledger's", func() (bool, string) {
+			states, err := client.States(t.Context(), ids...)
+			if err != nil {
+				return false, err.Error()
+			}
+			done := 0
+			for _, one := range states {
+				if one.State == errand.Succeeded {
+					done++
+				}
+			}
+			return done == len(ids), fmt.Sprintf("%d of %d succeeded", done, len(ids))
+		})
+		if err := client.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // A late job of priority 0 overtakes a backlog of ten thousand, on every path.
