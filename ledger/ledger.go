@@ -187,6 +187,7 @@ type Ref struct {
 	Kind  string
 	Lane  job.Lane
 	Seq   int64
+	RunAt time.Time // when it became ready, as far as Heads is asked; Claim does not mind it
 }
 
 // Carried is what the relay needs, for queues whose jobs a broker carries.

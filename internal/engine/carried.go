@@ -7,6 +7,7 @@ type Carried struct {
 	Carriers int           // configured here, leading or not
 	Waiting  int           // refs published and not seen leased yet, of all queues
 	Oldest   time.Duration // since one of them was published, or published again
+	Lag      time.Duration // age of the oldest ready job within the windows that is not published yet
 }
 
 // Carried looks into the relay's memory.
@@ -17,6 +18,9 @@ func (e *Engine) Carried() Carried {
 	for _, f := range e.relay.feeders {
 		f.mu.Lock()
 		c.Waiting += len(f.published)
+		if !f.oldest.IsZero() {
+			c.Lag = max(c.Lag, e.Now().Sub(f.oldest))
+		}
 		for _, s := range f.published {
 			c.Oldest = max(c.Oldest, now-(s.again-e.conf.RefTTL))
 		}

@@ -51,7 +51,7 @@ func (e *Engine) Info() Info {
 		StaleResults: e.stale.Load(), Rescued: e.rescued.Load(), Crashed: e.crashed.Load(), Brake: e.brake.Load(),
 		RelayLeads: relay.leads.Load(), RefsPublished: relay.published.Load(), Republished: relay.republished.Load(),
 		RefsReturned: relay.returned.Load(), LeasedByRef: e.carry.leased.Load(),
-		CacheHits: view.hits.Load(), CacheMisses: view.misses.Load(), CacheShed: view.shed.Load(), CacheDrift: view.drift.Load(),
+		CacheHits: view.hits.Load(), CacheMisses: view.misses.Load(), CacheShed: view.shed.Load(), CacheProbed: view.probed.Load(), CacheDrift: view.drift.Load(),
 		CacheAway: view.away(),
 	}
 }

@@ -108,6 +108,7 @@ func (e *Engine) compareView(ctx context.Context, ids []job.ID) (wrong []job.ID,
 	if err != nil {
 		return nil, nil, err
 	}
+	e.view.probed.Add(int64(len(lasting)))
 	for i := range lasting {
 		held := &lasting[i]
 		has, ok := read[held.ID]

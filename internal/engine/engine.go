@@ -173,7 +173,8 @@ type Info struct {
 	CacheHits   int64 // states that the cache answered
 	CacheMisses int64 // states that it could not: the ledger did
 	CacheShed   int64 // changes that were not written to it, for lack of room or time
-	CacheDrift  int64 // final states in it that the ledger contradicted: see drift.go
+	CacheProbed int64 // final states in it that were compared with the ledger
+	CacheDrift  int64 // final states in it of those that the ledger contradicted, and were repaired: see drift.go
 	CacheAway   bool  // it fails or does not answer, and is left alone for the moment
 }
 

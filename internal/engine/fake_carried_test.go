@@ -40,7 +40,7 @@ func (f *fake) Heads(_ context.Context, now time.Time, reqs []ledger.Head) (out 
 		h := ledger.Headed{Paused: f.paused[r.Queue]}
 		for _, j := range f.choice(now, ledger.Claim{Queue: r.Queue, Kinds: r.Kinds}) {
 			if j.Lane != job.LaneSuspect && len(h.Refs) < r.Max {
-				h.Refs = append(h.Refs, ledger.Ref{ID: j.ID, Token: j.Token, Kind: j.Kind, Lane: j.Lane, Seq: j.Seq})
+				h.Refs = append(h.Refs, ledger.Ref{ID: j.ID, Token: j.Token, Kind: j.Kind, Lane: j.Lane, Seq: j.Seq, RunAt: j.RunAt})
 			}
 		}
 		out = append(out, h)

@@ -41,6 +41,7 @@ type feeder struct {
 
 	mu        sync.Mutex
 	published map[job.ID]sent
+	oldest    time.Time // when the oldest job became ready that the last look saw unpublished; zero: none
 
 	share    int           // refs in a message, last time
 	deep     time.Duration // the depth was last asked for
@@ -161,6 +162,7 @@ func (f *feeder) compare(refs []ledger.Ref, cut bool) (fresh []ledger.Ref, again
 	now := f.e.conf.Monotonic()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.oldest = time.Time{}
 	seen := make(map[job.ID]bool, len(refs))
 	for _, r := range refs {
 		seen[r.ID] = true
@@ -168,6 +170,9 @@ func (f *feeder) compare(refs []ledger.Ref, cut bool) (fresh []ledger.Ref, again
 		switch {
 		case !ok || s.token != r.Token:
 			fresh = append(fresh, r)
+			if f.oldest.IsZero() || r.RunAt.Before(f.oldest) {
+				f.oldest = r.RunAt
+			}
 		case now >= s.again:
 			fresh = append(fresh, r)
 			again++
@@ -223,6 +228,9 @@ func (f *feeder) publish(ctx context.Context, refs []ledger.Ref) error {
 		f.unnote(refs)
 		return fmt.Errorf("publish %d refs: %w", len(refs), err)
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.oldest = time.Time{}
 	return nil
 }
 
@@ -247,6 +255,7 @@ func (f *feeder) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	clear(f.published)
+	f.oldest = time.Time{}
 }
 
 // takeBack has refs published again soon, if they are still ready then.

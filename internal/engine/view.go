@@ -48,7 +48,7 @@ type view struct {
 	writes *gobreaker.CircuitBreaker[struct{}]
 	linked atomic.Bool // what other processes tell comes in
 
-	hits, misses, shed, drift atomic.Int64
+	hits, misses, shed, probed, drift atomic.Int64
 }
 
 func newView(e *Engine, c cache.Cache) *view {

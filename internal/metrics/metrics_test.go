@@ -192,10 +192,11 @@ func (s *source) Info() engine.Info {
 	return engine.Info{
 		StaleResults: 2, Rescued: 3, Crashed: 1, Brake: true,
 		RelayLeads: true, RefsPublished: 4, Republished: 5, RefsReturned: 6, LeasedByRef: 7,
+		CacheHits: 8, CacheMisses: 9, CacheShed: 10, CacheProbed: 12, CacheDrift: 11, CacheAway: true,
 	}
 }
 func (s *source) Carried() engine.Carried {
-	return engine.Carried{Carriers: 1, Waiting: 8, Oldest: 9 * time.Second}
+	return engine.Carried{Carriers: 1, Waiting: 8, Oldest: 9 * time.Second, Lag: 10 * time.Second}
 }
 func (s *source) Now() time.Time { return time.Now() }
 
@@ -237,7 +238,9 @@ func TestGauges(t *testing.T) {
 		`errand_collector_up{collector="ledger"} 1`,
 		`errand_relay_carriers 1`, `errand_relay_leads 1`, `errand_relay_refs_published_total 4`, `errand_relay_refs_republished_total 5`,
 		`errand_relay_refs_returned_total 6`, `errand_jobs_leased_by_ref_total 7`, `errand_relay_refs_waiting 8`,
-		`errand_relay_refs_waiting_oldest_seconds 9`,
+		`errand_relay_refs_waiting_oldest_seconds 9`, `errand_relay_lag_seconds 10`,
+		`errand_cache_hits_total 8`, `errand_cache_misses_total 9`, `errand_cache_shed_total 10`, `errand_cache_probed_total 12`,
+		`errand_cache_drifted_total 11`, `errand_cache_away 1`,
 	)
 }
 

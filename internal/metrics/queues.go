@@ -48,7 +48,7 @@ var queueStates = []job.State{job.Scheduled, job.Ready, job.Running, job.Succeed
 // Attach adds the gauges of the ledger that e works on.
 func (m *Metrics) Attach(e Engine) {
 	m.now = e.Now
-	m.Register(infoCollector{e}, relayCollector{e})
+	m.Register(infoCollector{e}, relayCollector{e}, cacheCollector{e})
 	m.AddProbe(Probe{
 		Name: "ledger",
 		Descs: []*prometheus.Desc{jobsDesc, pausedDesc, oldestDesc, claimableDesc, orphansDesc, backlogDesc,

@@ -13,6 +13,7 @@ var (
 	byRefDesc       = desc("errand_jobs_leased_by_ref_total", "Jobs that this server leased because a carrier brought their refs.")
 	waitingDesc     = desc("errand_relay_refs_waiting", "Refs published and not seen leased yet; 0 where the relay does not lead.")
 	waitOldestDesc  = desc("errand_relay_refs_waiting_oldest_seconds", "How long ago the oldest of them was published, or last published again.")
+	lagDesc         = desc("errand_relay_lag_seconds", "Age of the oldest ready job that the relay sees and has not published yet; 0 if there is none, or where the relay does not lead.")
 )
 
 // relayCollector shows the relay, from memory.
@@ -20,7 +21,7 @@ type relayCollector struct{ e Engine }
 
 // Describe implements prometheus.Collector.
 func (relayCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{carriersDesc, leadsDesc, publishedDesc, republishedDesc, returnedDesc, byRefDesc, waitingDesc, waitOldestDesc} {
+	for _, d := range []*prometheus.Desc{carriersDesc, leadsDesc, publishedDesc, republishedDesc, returnedDesc, byRefDesc, waitingDesc, waitOldestDesc, lagDesc} {
 		ch <- d
 	}
 }
@@ -36,6 +37,7 @@ func (c relayCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(leadsDesc, truth(i.RelayLeads))
 	gauge(waitingDesc, float64(r.Waiting))
 	gauge(waitOldestDesc, r.Oldest.Seconds())
+	gauge(lagDesc, r.Lag.Seconds())
 	count(publishedDesc, i.RefsPublished)
 	count(republishedDesc, i.Republished)
 	count(returnedDesc, i.RefsReturned)

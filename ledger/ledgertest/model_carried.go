@@ -32,7 +32,7 @@ func named(jobs []job.Job, refs []ledger.Ref) []job.Job {
 }
 
 func refOf(j job.Job) ledger.Ref {
-	return ledger.Ref{ID: j.ID, Token: j.Token, Kind: j.Kind, Lane: j.Lane, Seq: j.Seq}
+	return ledger.Ref{ID: j.ID, Token: j.Token, Kind: j.Kind, Lane: j.Lane, Seq: j.Seq, RunAt: j.RunAt}
 }
 
 func (m *model) Heads(ctx context.Context, now time.Time, reqs []ledger.Head) ([]ledger.Headed, error) {

@@ -10,10 +10,11 @@ import (
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
+	"github.com/errandhq/errand/ledger/coldsql"
 )
 
 // headsSQL reads the refs of the first jobs in the order of a claim: see seenSQL.
-var headsSQL = "WITH " + seenSQL("j.id, j.token, j.kind, j.lane") + " SELECT id, token, kind, lane, seq FROM seen"
+var headsSQL = "WITH " + seenSQL("j.id, j.token, j.kind, j.lane, j.run_at") + " SELECT id, token, kind, lane, seq, run_at FROM seen"
 
 // Heads implements ledger.Carried. Claims of this process and Heads share the
 // marks and their rescans. Heads takes nothing and moves no mark: what it saw
@@ -57,7 +58,7 @@ func (t *tx) heads(ctx context.Context, now time.Time, reqs []ledger.Head) ([]le
 		}
 		steps = append(steps, step{sql: headsSQL, args: t.l.readLanes(r.Queue, lanes).args(r.Max, now), scan: func(rows pgx.Rows) error {
 			v := rowReader{vals: rows.RawValues()}
-			a.Refs = append(a.Refs, ledger.Ref{ID: v.uuid(), Token: v.int8(), Kind: v.str(), Lane: job.Lane(v.int2()), Seq: v.int8()})
+			a.Refs = append(a.Refs, ledger.Ref{ID: v.uuid(), Token: v.int8(), Kind: v.str(), Lane: job.Lane(v.int2()), Seq: v.int8(), RunAt: coldsql.Time(v.int8())})
 			return v.err
 		}})
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
+	"github.com/errandhq/errand/ledger/coldsql"
 )
 
 // headReader reads for the relay on a connection of its own, one call at a
@@ -98,9 +99,11 @@ func (r *headReader) ready(queue string) (readyLanes, error) {
 // refs reads the refs of rows, in the order of claims.
 func (r *headReader) refs(rids []int64) ([]ledger.Ref, error) {
 	refs := make([]ledger.Ref, 0, len(rids))
-	err := r.c.eachRID("SELECT id, token, kind, lane, seq FROM job WHERE rid IN (%s)", nil, rids, func(row []driver.Value) error {
+	err := r.c.eachRID("SELECT id, token, kind, lane, seq, run_at FROM job WHERE rid IN (%s)", nil, rids, func(row []driver.Value) error {
 		var ref ledger.Ref
-		err := assign(row, []any{&ref.ID, &ref.Token, &ref.Kind, &ref.Lane, &ref.Seq})
+		var since int64
+		err := assign(row, []any{&ref.ID, &ref.Token, &ref.Kind, &ref.Lane, &ref.Seq, &since})
+		ref.RunAt = coldsql.Time(since)
 		refs = append(refs, ref)
 		return err
 	})
