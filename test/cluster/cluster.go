@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -102,6 +103,9 @@ func (c *Cluster) AddServer(args ...string) *Server {
 
 // URL is the server's address.
 func (s *Server) URL() string { return "http://127.0.0.1:" + strconv.Itoa(s.port) }
+
+// Args is what was added to its command line.
+func (s *Server) Args() []string { return slices.Clone(s.args) }
 
 // SetArgs replaces what AddServer was given, for the next start.
 func (s *Server) SetArgs(args ...string) { s.args = args }
