@@ -354,6 +354,9 @@ type Session struct {
 	Running     int // jobs held: filled in by ListSessions
 }
 
+// OfCanary tells a server's own session, which carries its canaries, from those of workers.
+func (s *Session) OfCanary() bool { return len(s.Kinds) == 1 && s.Kinds[0] == job.KindCanary }
+
 // Lease is one running job as its holder should know it.
 type Lease struct {
 	ID              job.ID

@@ -21,6 +21,7 @@ const (
 	mostWindow   = 20_000
 	returnedRest = 250 * time.Millisecond // before a returned ref is published again
 	feedFast     = 2 * time.Millisecond   // between two looks while jobs flow
+	feedFloor    = 5 * time.Millisecond   // from a look to one that a wake asks for, at least
 	feedSlow     = 250 * time.Millisecond
 	feederIdle   = time.Minute
 	depthEvery   = time.Second // between two questions for the broker's depth, at least
@@ -78,16 +79,25 @@ func (f *feeder) run(ctx context.Context) {
 				return err
 			}
 			well()
-			t := time.NewTimer(wait)
-			select {
-			case <-ctx.Done():
-			case <-f.bell:
-			case <-t.C:
-			}
-			t.Stop()
+			f.rest(ctx, wait)
 		}
 		return nil
 	})
+}
+
+// rest waits until the next look is due, or a wake comes: however many do, looks
+// are feedFloor apart.
+func (f *feeder) rest(ctx context.Context, wait time.Duration) {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	if !pause(ctx, min(wait, feedFloor)) {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-f.bell:
+	case <-t.C:
+	}
 }
 
 // feed is one look at the queue. It returns how long the next may wait.
@@ -206,10 +216,13 @@ func (f *feeder) open(ctx context.Context, window int) (bool, error) {
 		return false, err
 	}
 	was := f.full
-	f.deep, f.since, f.full = now, 0, depth > int64(2*window)
+	// The depth lags behind: what was published since the last look may have been
+	// acknowledged without its showing.
+	bound := int64(2*window + f.since)
+	f.deep, f.since, f.full = now, 0, depth > bound
 	if f.full && !was {
 		f.e.log.Warn("relay: the broker holds more refs than it should; servers lease directly meanwhile",
-			"queue", f.queue, "route", f.route, "messages", depth, "bound", 2*window)
+			"queue", f.queue, "route", f.route, "messages", depth, "bound", bound)
 	}
 	return !f.full, nil
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/errandhq/errand/broker"
+	"github.com/errandhq/errand/broker/brokertest"
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
 )
@@ -104,6 +106,7 @@ func TestCrews(t *testing.T) {
 	dead.State = ledger.SessionDead
 	crews := crewsOf([]ledger.Session{
 		session(3, []string{"q", "q", "p"}, "b", "a"), session(4, []string{"q"}, "c", "b"), dead,
+		session(1, []string{"canary", "q"}, job.KindCanary), session(2, []string{"canary"}, "a"), session(1, []string{"alone"}, job.KindCanary),
 		session(5, []string{"all"}), session(1, []string{"all", "p"}), session(2, []string{"none"}, "a"), session(2, []string{"none"}, "b"),
 	})
 	for queue, want := range map[string]crew{
@@ -112,6 +115,9 @@ func TestCrews(t *testing.T) {
 		"all":  {hands: 6, every: true},
 		"none": {hands: 4, mixed: true},
 		"":     {},
+
+		"canary": {hands: 2, kinds: []string{"a"}, mixed: true},
+		"alone":  {mixed: true},
 	} {
 		got := crews[queue]
 		if got.hands != want.hands || got.every != want.every || got.mixed != want.mixed || !slices.Equal(got.kinds, want.kinds) {
@@ -123,5 +129,19 @@ func TestCrews(t *testing.T) {
 	}
 	if _, all := crews["p"].rest(nil); !all {
 		t.Error("a worker of every kind among others leaves kinds to the carrier that it cannot name")
+	}
+}
+
+// On a server with carriers, workers of direct queues are none of theirs.
+func TestWorkersOfDirectQueuesWakeNoCarrier(t *testing.T) {
+	e := New(nil, Config{Brokers: map[string]broker.Broker{"kafka": brokertest.NewMemory(0)}})
+	e.routing.identity, e.routing.routes = "0123456789abcdef", map[string]string{"carried": "kafka"}
+	e.expectWorker([]string{"direct"})
+	if len(e.carry.bell) > 0 {
+		t.Error("a worker of a direct queue wakes the carriers' loop")
+	}
+	e.expectWorker([]string{"direct", "carried"})
+	if len(e.carry.bell) == 0 {
+		t.Error("a worker of a carried queue does not")
 	}
 }

@@ -17,7 +17,8 @@ const (
 	relayTTL       = 6 * time.Second // of the lead: how long a relay that died goes unreplaced
 	relayInterval  = relayTTL / 3
 	routesInterval = time.Second
-	brokerPatience = 5 * time.Second // bounds each call to a broker
+	discoverFloor  = 100 * time.Millisecond // from one look for queues to feed to the next, however many wakes come
+	brokerPatience = 5 * time.Second        // bounds each call to a broker
 )
 
 // relay publishes refs of ready jobs to the carriers, for all servers: one
@@ -137,7 +138,11 @@ func (e *Engine) beginLead(ctx context.Context) *leadership {
 	e.relay.stats.leads.Store(true)
 	e.log.Info("relay: leads")
 	l.group.Go(func() {
-		e.every(ctx, "feed", e.conf.PollInterval, e.relay.bell, func(ctx context.Context) error { return l.discover(ctx) })
+		e.every(ctx, "feed", e.conf.PollInterval, e.relay.bell, func(ctx context.Context) error {
+			err := l.discover(ctx)
+			pause(ctx, discoverFloor)
+			return err
+		})
 	})
 	for route, b := range e.conf.Brokers {
 		l.group.Go(func() { e.hearReturns(ctx, route, b) })

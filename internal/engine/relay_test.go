@@ -149,7 +149,7 @@ func TestCarriedJobsAreLeasedByTheirRefs(t *testing.T) {
 	inCarriedWorld(t, func(w *world, m *brokertest.Memory) {
 		c := w.crew(50, 10*time.Millisecond, "k")
 		defer c.leave()
-		time.Sleep(2 * time.Second) // the consumer is there
+		w.known(c)
 		var ids []job.ID
 		for range 20 {
 			ids = append(ids, w.put(100)...)

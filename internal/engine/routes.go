@@ -61,7 +61,8 @@ func (c crew) rest(kinds []string) (rest []string, all bool) {
 	return rest, false
 }
 
-// crewsOf sums the live sessions up by queue.
+// crewsOf sums the live sessions up by queue. A server's canary is no worker: were
+// it one, no kind would be taken by all of them.
 func crewsOf(list []ledger.Session) map[string]crew {
 	crews := map[string]crew{}
 	for i := range list {
@@ -72,8 +73,13 @@ func crewsOf(list []ledger.Session) map[string]crew {
 		for _, q := range slices.Compact(slices.Sorted(slices.Values(s.Queues))) {
 			c, known := crews[q]
 			kinds := slices.Compact(slices.Sorted(slices.Values(s.Kinds)))
+			if s.OfCanary() {
+				c.mixed = true // its jobs go by no carrier
+				crews[q] = c
+				continue
+			}
 			switch {
-			case !known:
+			case !known || c.hands == 0:
 				c.every, c.kinds = len(kinds) == 0, kinds
 			case c.every != (len(kinds) == 0) || !slices.Equal(c.kinds, kinds):
 				c.mixed = true
@@ -126,6 +132,14 @@ func (e *Engine) carrier(queue string) (route string, b broker.Broker) {
 		return route, nil // topics cannot be named yet
 	}
 	return route, e.conf.Brokers[route]
+}
+
+// routed reports whether a queue has a route of its own.
+func (e *Engine) routed(queue string) bool {
+	e.routing.mu.Lock()
+	defer e.routing.mu.Unlock()
+	_, ok := e.routing.routes[queue]
+	return ok
 }
 
 // runRoutes reads routes and crews.

@@ -67,7 +67,7 @@ func (e *Engine) rouse(queues []string) {
 		if b != nil {
 			e.relay.wake(q)
 		}
-		if b == nil || !e.carrierUp(q) || e.routing.crew(q).mixed {
+		if b == nil || !e.expectRefs(q) || e.routing.crew(q).mixed {
 			direct = append(direct, q)
 		}
 	}

@@ -165,7 +165,7 @@ func (m *Metrics) gaugeSessions(g gauges, sessions []ledger.Session) {
 	g.add(slotsDesc, 0, "free")
 	for i := range sessions {
 		s := &sessions[i]
-		if isCanary(s) {
+		if s.OfCanary() {
 			continue
 		}
 		g.add(sessionsDesc, 1, s.State.String())
@@ -181,6 +181,3 @@ func (m *Metrics) gaugeSessions(g gauges, sessions []ledger.Session) {
 		}
 	}
 }
-
-// isCanary tells a server's own session from those of workers.
-func isCanary(s *ledger.Session) bool { return len(s.Kinds) == 1 && s.Kinds[0] == job.KindCanary }

@@ -1,0 +1,270 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/errandhq/errand/broker"
+	"github.com/errandhq/errand/broker/brokertest"
+	"github.com/errandhq/errand/internal/engine"
+	"github.com/errandhq/errand/job"
+)
+
+// inCarriedWorldOf is inCarriedWorld with a broker between server and carrier, and
+// a configuration of the test's own.
+func inCarriedWorldOf(t *testing.T, between func(m *brokertest.Memory) broker.Broker, c engine.Config, fn func(w *world, m *brokertest.Memory)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		m := brokertest.NewMemory(30 * time.Second)
+		c.Brokers, c.DefaultRoute = map[string]broker.Broker{"rabbitmq": between(m)}, "rabbitmq"
+		w := start(t, newFake(), c)
+		defer func() { w.stop() }()
+		fn(w, m)
+	})
+}
+
+func straight(m *brokertest.Memory) broker.Broker { return m }
+
+// known has a queue known to exist, and its consumer there.
+func (w *world) known(c *crew) {
+	w.t.Helper()
+	w.doneBy(30*time.Second, w.put(1), c)
+	time.Sleep(2 * time.Second)
+}
+
+// The carrier answers, and nobody publishes: no process has the relay's role, or
+// what it publishes goes nowhere. A fresh job does not wait for a poll.
+func TestFreshJobWithoutARefWaitsForNoPoll(t *testing.T) {
+	slow := engine.Config{PollInterval: 20 * time.Second}
+	for name, roles := range map[string]engine.Role{"no relay": engine.RoleAPI | engine.RoleKeeper, "nothing comes": 0} {
+		t.Run(name, func(t *testing.T) {
+			c := slow
+			c.Roles = roles
+			inCarriedWorldOf(t, straight, c, func(w *world, m *brokertest.Memory) {
+				m.Stall(true)
+				c := w.crew(10, 0, "k")
+				defer c.leave()
+				w.known(c)
+				for range 5 {
+					time.Sleep(3 * time.Second)
+					w.doneBy(time.Second, w.put(1), c)
+				}
+			})
+		})
+	}
+}
+
+// However many wakes come, the relay's looks at a queue and for queues keep their distance.
+func TestWakesDoNotMakeTheRelayLookWithoutRest(t *testing.T) {
+	inCarriedWorld(t, func(w *world, m *brokertest.Memory) {
+		c := w.crew(1, 10*time.Second, "k")
+		defer c.leave()
+		w.put(5) // four of them wait
+		time.Sleep(2 * time.Second)
+		var heads, counts atomic.Int64
+		w.f.hook(func(method string) error {
+			switch method {
+			case "Heads":
+				heads.Add(1)
+			case "Counts":
+				counts.Add(1)
+			}
+			return nil
+		}, nil)
+		defer w.f.hook(nil, nil)
+		for range 10_000 { // a second
+			w.ok(w.Wake(w.ctx, []string{"default", "empty"}))
+			time.Sleep(100 * time.Microsecond)
+		}
+		if n := heads.Load(); n < 100 || n > 250 {
+			t.Errorf("%d looks at the queue in a second", n)
+		}
+		if n := counts.Load(); n < 5 || n > 20 {
+			t.Errorf("%d looks for queues in a second", n)
+		}
+	})
+}
+
+// A name that some worker asks for is no queue: nothing is made at the carrier before
+// there is a job, or a route.
+func TestNoTopicForANameAlone(t *testing.T) {
+	inCarriedWorld(t, func(w *world, m *brokertest.Memory) {
+		made := func() bool {
+			return slices.ContainsFunc(m.Topics(), func(topic string) bool { return strings.HasSuffix(topic, ".q.default") })
+		}
+		c := w.crew(10, 0, "k")
+		defer c.leave()
+		time.Sleep(10 * time.Second)
+		if made() {
+			t.Fatalf("topics %q, without a job", m.Topics())
+		}
+		w.doneBy(5*time.Second, w.put(1), c)
+		time.Sleep(100 * time.Millisecond)
+		if !made() {
+			t.Fatalf("topics %q, with a job that has come", m.Topics())
+		}
+	})
+	inCarriedWorld(t, func(w *world, m *brokertest.Memory) {
+		w.ok(w.SetRoute(w.ctx, "default", "rabbitmq"))
+		c := w.crew(10, 0, "k")
+		defer c.leave()
+		time.Sleep(5 * time.Second)
+		if !slices.ContainsFunc(m.Topics(), func(topic string) bool { return strings.HasSuffix(topic, ".q.default") }) {
+			t.Fatalf("topics %q, with a route", m.Topics())
+		}
+	})
+}
+
+// hanging is a broker whose calls of one kind answer no more, until their time is over.
+type hanging struct {
+	broker.Broker
+	hang string // the method
+	on   *atomic.Bool
+}
+
+func (h hanging) wait(ctx context.Context, method string) error {
+	if method != h.hang || !h.on.Load() {
+		return nil
+	}
+	<-ctx.Done()
+	return job.Errorf(job.Unavailable, "", "no answer: %w", ctx.Err())
+}
+
+func (h hanging) Subscribe(ctx context.Context, topic string) (broker.Subscription, error) {
+	if err := h.wait(ctx, "Subscribe"); err != nil {
+		return nil, err
+	}
+	sub, err := h.Broker.Subscribe(ctx, topic)
+	return hangingSub{sub, h}, err
+}
+
+type hangingSub struct {
+	broker.Subscription
+	h hanging
+}
+
+func (s hangingSub) Ack(ctx context.Context, msgs []broker.Message) error {
+	if err := s.h.wait(ctx, "Ack"); err != nil {
+		return err
+	}
+	return s.Subscription.Ack(ctx, msgs)
+}
+
+func (s hangingSub) Rest(ctx context.Context) error {
+	if err := s.h.wait(ctx, "Rest"); err != nil {
+		return err
+	}
+	return s.Subscription.Rest(ctx)
+}
+
+// A call to the carrier that is never answered holds a consumer for its patience only.
+func TestNoCallToTheCarrierHoldsAConsumerForGood(t *testing.T) {
+	for _, method := range []string{"Subscribe", "Ack", "Rest"} {
+		t.Run(method, func(t *testing.T) {
+			var on atomic.Bool
+			on.Store(method == "Subscribe")
+			between := func(m *brokertest.Memory) broker.Broker { return hanging{m, method, &on} }
+			inCarriedWorldOf(t, between, engine.Config{}, func(w *world, m *brokertest.Memory) {
+				c := w.crew(10, 0, "k")
+				w.known(c)
+				on.Store(true)
+				w.doneBy(10*time.Second, w.put(100), c)
+				if method == "Rest" { // it comes when no worker waits
+					c.leave()
+					time.Sleep(20 * time.Second)
+					c = w.crew(10, 0, "k")
+				}
+				time.Sleep(time.Second)
+				on.Store(false)
+				time.Sleep(30 * time.Second)
+				before := w.Info().LeasedByRef
+				for range 10 {
+					w.doneBy(10*time.Second, w.put(100), c)
+				}
+				if n := w.Info().LeasedByRef - before; n < 500 {
+					t.Errorf("%d of 1000 jobs came by the carrier when it answered again", n)
+				}
+				c.leave()
+			})
+		})
+	}
+}
+
+// Refs that bring no job are no sign that the carrier brings jobs: the queue is
+// leased directly meanwhile.
+func TestRefsOfNoUseKeepNobodyFromTheLedger(t *testing.T) {
+	slow := engine.Config{PollInterval: 10 * time.Second, Roles: engine.RoleAPI | engine.RoleKeeper}
+	inCarriedWorldOf(t, straight, slow, func(w *world, m *brokertest.Memory) {
+		c := w.crew(10, 0, "k")
+		defer c.leave()
+		w.known(c)
+		identity, err := w.f.Identity(w.ctx)
+		w.ok(err)
+		ctx, stop := context.WithCancel(w.ctx)
+		var flood sync.WaitGroup
+		flood.Go(func() {
+			for ctx.Err() == nil { // refs of jobs that are gone
+				body := fmt.Sprintf(`{"queue":"default","kind":"k","refs":[{"job":%q,"token":0}]}`, job.ID{7})
+				_ = m.Publish(ctx, "errand."+identity+".q.default", [][]byte{[]byte(body)})
+				time.Sleep(50 * time.Millisecond)
+			}
+		})
+		defer flood.Wait()
+		defer stop()
+		time.Sleep(5 * time.Second)
+		w.doneBy(11*time.Second, w.put(50), c)
+	})
+}
+
+// behindhand is a carrier whose books are a second behind: what was acknowledged since
+// still counts.
+type behindhand struct {
+	broker.Broker
+	mu   sync.Mutex
+	sent []time.Time // messages of the last second
+}
+
+func (b *behindhand) Publish(ctx context.Context, topic string, bodies [][]byte) error {
+	b.mu.Lock()
+	for range bodies {
+		b.sent = append(b.sent, time.Now())
+	}
+	b.mu.Unlock()
+	return b.Broker.Publish(ctx, topic, bodies)
+}
+
+func (b *behindhand) Depth(ctx context.Context, topic string) (int64, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sent = slices.DeleteFunc(b.sent, func(at time.Time) bool { return time.Since(at) > time.Second })
+	return int64(len(b.sent)), nil
+}
+
+// A carrier that is well, and whose depth lags behind, is not taken for one that is full.
+func TestDepthThatLagsBehindIsNoFullCarrier(t *testing.T) {
+	between := func(m *brokertest.Memory) broker.Broker { return &behindhand{Broker: m} }
+	inCarriedWorldOf(t, between, engine.Config{}, func(w *world, m *brokertest.Memory) {
+		c := w.crew(20, 5*time.Millisecond, "k")
+		defer c.leave()
+		w.known(c)
+		before := w.Info().LeasedByRef
+		var ids []job.ID
+		var lag time.Duration
+		for range 3000 {
+			ids = append(ids, w.put(1)...)
+			time.Sleep(time.Millisecond)
+			lag = max(lag, w.Carried().Lag)
+		}
+		w.doneBy(20*time.Second, ids, c)
+		if n := w.Info().LeasedByRef - before; n < 2400 || lag > 100*time.Millisecond {
+			t.Errorf("%d of 3000 jobs came by the carrier; one was ready for %s before it was published", n, lag)
+		}
+	})
+}
