@@ -4,9 +4,8 @@ package memory
 import (
 	"context"
 	"sync"
-	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/jellydator/ttlcache/v3"
 
 	"github.com/errandhq/errand/internal/cache"
 	"github.com/errandhq/errand/job"
@@ -18,15 +17,8 @@ const DefaultSize = 64 << 10
 
 // Cache holds the states that were used last. It implements cache.Cache.
 type Cache struct {
-	mu   sync.Mutex
-	held *simplelru.LRU[job.ID, kept]
-	now  func() time.Time
-}
-
-// kept is an entry and when it is to be forgotten.
-type kept struct {
-	cache.Entry
-	until time.Time
+	mu   sync.Mutex // from the look at what is held to the write
+	held *ttlcache.Cache[job.ID, cache.Entry]
 }
 
 var _ cache.Cache = (*Cache)(nil)
@@ -36,25 +28,28 @@ func New(size int) *Cache {
 	if size <= 0 {
 		size = DefaultSize
 	}
-	held, err := simplelru.NewLRU[job.ID, kept](size, nil)
-	if err != nil {
-		panic(err) // it refuses sizes below one only
-	}
-	return &Cache{held: held, now: time.Now}
+	return &Cache{held: ttlcache.New(
+		ttlcache.WithCapacity[job.ID, cache.Entry](uint64(size)),
+		ttlcache.WithDisableTouchOnHit[job.ID, cache.Entry](), // an entry lives as long as was said
+	)}
 }
 
 // Put implements cache.Cache. There is nobody to tell.
 func (c *Cache) Put(_ context.Context, entries []cache.Entry) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := c.now()
+	c.held.DeleteExpired()
 	for i := range entries {
 		e := &entries[i]
-		old, ok := c.held.Peek(e.ID)
-		if e.TTL <= 0 || ok && now.Before(old.until) && !e.Newer(&old.Entry) {
+		if e.TTL <= 0 {
 			continue
 		}
-		c.held.Add(e.ID, kept{Entry: *e, until: now.Add(e.TTL)})
+		if old := c.held.Get(e.ID); old != nil {
+			if was := old.Value(); !e.Newer(&was) {
+				continue
+			}
+		}
+		c.held.Set(e.ID, *e, e.TTL)
 	}
 	return nil
 }
@@ -63,17 +58,12 @@ func (c *Cache) Put(_ context.Context, entries []cache.Entry) error {
 func (c *Cache) Get(_ context.Context, ids []job.ID) ([]cache.Entry, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := c.now()
 	var out []cache.Entry
 	for _, id := range ids {
-		k, ok := c.held.Get(id)
-		switch {
-		case !ok:
-		case !now.Before(k.until):
-			c.held.Remove(id)
-		default:
-			k.TTL, k.Tell = 0, false
-			out = append(out, k.Entry)
+		if item := c.held.Get(id); item != nil {
+			e := item.Value()
+			e.TTL, e.Tell = 0, false
+			out = append(out, e)
 		}
 	}
 	return out, nil
@@ -84,7 +74,7 @@ func (c *Cache) Drop(_ context.Context, ids []job.ID) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, id := range ids {
-		c.held.Remove(id)
+		c.held.Delete(id)
 	}
 	return nil
 }
@@ -102,6 +92,6 @@ func (c *Cache) Shared() bool { return false }
 func (c *Cache) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.held.Purge()
+	c.held.DeleteAll()
 	return nil
 }
