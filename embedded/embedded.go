@@ -18,19 +18,11 @@ import (
 	"time"
 
 	"github.com/errandhq/errand"
-	"github.com/errandhq/errand/broker"
-	"github.com/errandhq/errand/broker/kafka"
-	"github.com/errandhq/errand/broker/rabbitmq"
 	"github.com/errandhq/errand/internal/api"
-	"github.com/errandhq/errand/internal/cache"
-	"github.com/errandhq/errand/internal/cache/memory"
-	"github.com/errandhq/errand/internal/cache/rediscache"
 	"github.com/errandhq/errand/internal/config"
+	"github.com/errandhq/errand/internal/drivers"
 	"github.com/errandhq/errand/internal/engine"
 	"github.com/errandhq/errand/job"
-	"github.com/errandhq/errand/ledger"
-	"github.com/errandhq/errand/ledger/postgres"
-	"github.com/errandhq/errand/ledger/sqlite"
 )
 
 // Config sets an embedded Errand. Ledger or Path is needed; every other zero
@@ -79,32 +71,18 @@ func Open(ctx context.Context, c Config) (*errand.Client, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	l, err := openLedger(ctx, addr, log)
+	parts, err := drivers.Open(ctx, settings, log)
 	if err != nil {
-		return nil, openError(addr, err)
-	}
-	brokers, err := openBrokers(ctx, settings, log)
-	if err != nil {
-		return nil, errors.Join(openError(addr, err), l.Close())
-	}
-	view, err := openCache(ctx, settings, l)
-	if err != nil {
-		return nil, errors.Join(openError(addr, err), closeBrokers(brokers), l.Close())
+		return nil, openError(err)
 	}
 	conf := settings.Engine(log)
-	conf.Brokers, conf.Cache = brokers, view
-	e := engine.New(l, conf)
+	conf.Brokers, conf.Cache = parts.Brokers, parts.Cache
+	e := engine.New(parts.Ledger, conf)
 	svc := api.New(e, api.Config{
-		Version: errand.Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(brokers)),
+		Version: errand.Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(parts.Brokers)),
 		Cache: settings.CacheKind(), MaxPayload: int(settings.MaxPayload), Logger: log,
 	})
-	in := start(e, svc, func() error {
-		err := errors.Join(closeBrokers(brokers), l.Close())
-		if view != nil {
-			err = errors.Join(err, view.Close())
-		}
-		return err
-	})
+	in := start(e, svc, parts.Close)
 	return errand.NewClient(in, in.close), nil
 }
 
@@ -147,69 +125,12 @@ func (c Config) settings() (config.Server, config.Ledger, error) {
 	return s, addr, err
 }
 
-func openLedger(ctx context.Context, addr config.Ledger, log *slog.Logger) (ledger.Ledger, error) {
-	if addr.Engine == config.Postgres {
-		return postgres.Open(ctx, addr.DSN, postgres.Options{Logger: log})
-	}
-	return sqlite.Open(ctx, addr.Path, sqlite.Options{Logger: log})
-}
-
-// openBrokers makes the carriers, by route.
-func openBrokers(ctx context.Context, s config.Server, log *slog.Logger) (map[string]broker.Broker, error) {
-	addresses, err := s.BrokerAddresses()
-	if err != nil {
-		return nil, err
-	}
-	brokers := map[string]broker.Broker{}
-	for _, a := range addresses {
-		var b broker.Broker
-		if a.Carrier == config.Kafka {
-			b, err = kafka.Open(ctx, a.URL, kafka.Options{TTL: engine.RefTTL, Logger: log})
-		} else {
-			b, err = rabbitmq.Open(ctx, a.URL, rabbitmq.Options{TTL: engine.RefTTL, Logger: log})
-		}
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("broker %s: %w", a, err), closeBrokers(brokers))
-		}
-		brokers[a.Carrier] = b
-	}
-	return brokers, nil
-}
-
-func closeBrokers(brokers map[string]broker.Broker) error {
-	var errs []error
-	for _, b := range brokers {
-		errs = append(errs, b.Close())
-	}
-	return errors.Join(errs...)
-}
-
-// openCache makes the cache, nil for none.
-func openCache(ctx context.Context, s config.Server, l ledger.Ledger) (cache.Cache, error) {
-	addr, err := config.ParseCache(s.Cache)
-	switch {
-	case err != nil || addr.Kind == config.CacheNone:
-		return nil, err
-	case addr.Kind == config.CacheMemory:
-		return memory.New(0), nil
-	}
-	name, err := l.Identity(ctx)
-	if err != nil {
-		return nil, err
-	}
-	view, err := rediscache.New(addr.URL, name)
-	if err != nil {
-		return nil, job.Errorf(job.InvalidArgument, job.ReasonBadField, "cache: %w", err)
-	}
-	return view, nil
-}
-
 // openError speaks to the program's author, who may see what went wrong, but
 // not the address's password.
-func openError(addr config.Ledger, err error) error {
+func openError(err error) error {
 	return &errand.Error{
 		Code: errand.Code(job.CodeOf(err)), Reason: errand.Reason(job.ReasonOf(err)),
-		Message: fmt.Sprintf("open ledger %s: %v", addr, err), Err: err,
+		Message: fmt.Sprintf("open %v", err), Err: err,
 	}
 }
 

@@ -251,6 +251,8 @@ func TestBadConfigurations(t *testing.T) {
 		"archive-keep: -1s is not":            {Path: "x", ArchiveKeep: -time.Second},
 		"max-depth: 0 for mail":               {Path: "x", MaxDepth: map[string]int64{"mail": 0}},
 		"open ledger postgres://u@127.0.0.1:": {Ledger: fmt.Sprintf("postgres://u:hunter2@127.0.0.1:%d/db", testenv.FreePort(t))},
+		"open cache redis://u@h:7/":           {Path: filepath.Join(t.TempDir(), "a.db"), Cache: "redis://u:hunter2@h:7/?nonsense=1"},
+		"open broker kafka://h":               {Path: filepath.Join(t.TempDir(), "b.db"), Brokers: []string{"kafka://h?nonsense=1"}},
 		"open ledger sqlite:":                 {Path: filepath.Join(t.TempDir(), "no", "such", "directory", "errand.db")},
 	} {
 		client, err := embedded.Open(t.Context(), c)

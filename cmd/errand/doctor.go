@@ -15,6 +15,7 @@ import (
 
 	errand "github.com/errandhq/errand"
 	"github.com/errandhq/errand/internal/config"
+	"github.com/errandhq/errand/internal/drivers"
 )
 
 // finding is what one check of the doctor found. Status is ok, warning or wrong.
@@ -199,7 +200,7 @@ func examineBroker(ctx context.Context, address string) []finding {
 	}
 	ctx, cancel := context.WithTimeout(ctx, brokerPatience)
 	defer cancel()
-	b, err := openBroker(ctx, a, slog.New(slog.DiscardHandler))
+	b, err := drivers.Broker(ctx, a, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return []finding{{Check: a.Carrier, Status: "wrong", Found: err.Error(), Advice: "Correct --broker."}}
 	}

@@ -11,11 +11,10 @@ import (
 	"slices"
 
 	errand "github.com/errandhq/errand"
-	"github.com/errandhq/errand/broker"
 	"github.com/errandhq/errand/internal/api"
-	"github.com/errandhq/errand/internal/cache"
 	"github.com/errandhq/errand/internal/canary"
 	"github.com/errandhq/errand/internal/config"
+	"github.com/errandhq/errand/internal/drivers"
 	"github.com/errandhq/errand/internal/engine"
 	"github.com/errandhq/errand/internal/metrics"
 	"github.com/errandhq/errand/internal/server"
@@ -24,9 +23,7 @@ import (
 
 // node is a server with everything under it: what serve and dev run.
 type node struct {
-	ledger  ledger.Ledger
-	brokers map[string]broker.Broker
-	cache   cache.Cache // nil: none
+	parts   *drivers.Set
 	engine  *engine.Engine
 	service *api.Service
 	server  *server.Server
@@ -50,7 +47,7 @@ func newNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, 
 		sc.Interceptors = append(sc.Interceptors, n.meters.Calls())
 	}
 	if n.server, err = server.New(n.service, n.engine, sc); err != nil {
-		return nil, errors.Join(serverError(err), n.closeParts())
+		return nil, errors.Join(serverError(err), n.parts.Close())
 	}
 	if len(conf.Canary) > 0 {
 		n.canary = canary.New(n.engine, errand.NewClient(n.service, nil), n.meters, conf.Canary, log)
@@ -69,28 +66,22 @@ func openNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node,
 			return nil, fmt.Errorf("data directory: %w", err)
 		}
 	}
-	l, err := openLedger(ctx, addr, conf, log)
+	parts, err := drivers.Open(ctx, conf, log)
 	if err != nil {
-		return nil, fmt.Errorf("ledger %s: %w", addr, err)
+		return nil, err
 	}
-	n := &node{ledger: l}
-	if n.brokers, err = openBrokers(ctx, conf, log); err != nil {
-		return nil, errors.Join(err, n.closeParts())
-	}
-	if n.cache, err = openCache(ctx, conf, l); err != nil {
-		return nil, errors.Join(&exitError{code: exitUsage, err: fmt.Errorf("cache: %w", err)}, n.closeParts())
-	}
-	settings, m := conf.Engine(log), newMetrics(conf, addr, l)
-	settings.Brokers, settings.Cache = n.brokers, n.cache
+	n := &node{parts: parts}
+	settings, m := conf.Engine(log), newMetrics(conf, addr, parts.Ledger)
+	settings.Brokers, settings.Cache = parts.Brokers, parts.Cache
 	if m == nil {
-		n.engine = engine.New(l, settings)
+		n.engine = engine.New(parts.Ledger, settings)
 	} else {
 		settings.Observers = append(settings.Observers, m)
-		n.engine = engine.New(m.Time(l), settings)
+		n.engine = engine.New(m.Time(parts.Ledger), settings)
 		m.Attach(n.engine)
 	}
 	n.service = api.New(n.engine, api.Config{
-		Version: thisVersion().Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(n.brokers)),
+		Version: thisVersion().Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(parts.Brokers)),
 		Cache: conf.CacheKind(), MaxPayload: int(conf.MaxPayload), Logger: log,
 	})
 	n.meters = m
@@ -131,7 +122,7 @@ func (n *node) run(ctx context.Context) error {
 	land()
 	err = errors.Join(err, <-flown)
 	stop()
-	return errors.Join(err, <-ended, n.closeParts())
+	return errors.Join(err, <-ended, n.parts.Close())
 }
 
 // fly sends canaries until ctx ends, if there are any.
@@ -151,18 +142,9 @@ func (n *node) client() *errand.Client {
 	return errand.NewClient(n.service, func() error {
 		n.engine.Drain()
 		stop()
-		return errors.Join(<-ended, n.closeParts())
+		return errors.Join(<-ended, n.parts.Close())
 	})
 }
 
 // close frees a node that was never run.
-func (n *node) close() error { return errors.Join(n.server.Close(), n.closeParts()) }
-
-// closeParts closes what the engine stood on.
-func (n *node) closeParts() error {
-	err := errors.Join(closeBrokers(n.brokers), n.ledger.Close())
-	if n.cache != nil {
-		err = errors.Join(err, n.cache.Close())
-	}
-	return err
-}
+func (n *node) close() error { return errors.Join(n.server.Close(), n.parts.Close()) }

@@ -3,87 +3,18 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/errandhq/errand/broker"
-	"github.com/errandhq/errand/broker/kafka"
-	"github.com/errandhq/errand/broker/rabbitmq"
-	"github.com/errandhq/errand/internal/cache"
-	"github.com/errandhq/errand/internal/cache/memory"
 	"github.com/errandhq/errand/internal/cache/rediscache"
 	"github.com/errandhq/errand/internal/config"
-	"github.com/errandhq/errand/internal/engine"
-	"github.com/errandhq/errand/ledger"
 	"github.com/errandhq/errand/ledger/postgres"
 	"github.com/errandhq/errand/ledger/sqlite"
 )
 
-// This file alone names drivers.
-
-// openLedger opens the ledger of a server.
-func openLedger(ctx context.Context, addr config.Ledger, conf config.Server, log *slog.Logger) (ledger.Ledger, error) {
-	if addr.Engine == config.Postgres {
-		return postgres.Open(ctx, addr.DSN, postgres.Options{
-			MaxConns: conf.LedgerConns, Migrate: postgres.MigrateMode(conf.Migrate), ListenDSN: conf.LedgerListen, Logger: log,
-		})
-	}
-	return sqlite.Open(ctx, addr.Path, sqlite.Options{Migrate: sqlite.MigrateMode(conf.Migrate), Logger: log})
-}
-
-// openBrokers makes the carriers of a server, by route. None of them need be
-// reachable now: queues are leased directly until it is.
-func openBrokers(ctx context.Context, conf config.Server, log *slog.Logger) (map[string]broker.Broker, error) {
-	addresses, err := conf.BrokerAddresses()
-	if err != nil {
-		return nil, usageError("%w", err)
-	}
-	brokers := map[string]broker.Broker{}
-	for _, a := range addresses {
-		b, err := openBroker(ctx, a, log)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("broker %s: %w", a, err), closeBrokers(brokers))
-		}
-		brokers[a.Carrier] = b
-	}
-	return brokers, nil
-}
-
-func openBroker(ctx context.Context, a config.Broker, log *slog.Logger) (broker.Broker, error) {
-	if a.Carrier == config.Kafka {
-		return kafka.Open(ctx, a.URL, kafka.Options{TTL: engine.RefTTL, Logger: log})
-	}
-	return rabbitmq.Open(ctx, a.URL, rabbitmq.Options{TTL: engine.RefTTL, Logger: log})
-}
-
-func closeBrokers(brokers map[string]broker.Broker) error {
-	var errs []error
-	for route, b := range brokers {
-		if err := b.Close(); err != nil {
-			errs = append(errs, fmt.Errorf("close %s: %w", route, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// openCache makes the cache of a server, nil for none.
-func openCache(ctx context.Context, conf config.Server, l ledger.Ledger) (cache.Cache, error) {
-	addr, err := config.ParseCache(conf.Cache)
-	switch {
-	case err != nil || addr.Kind == config.CacheNone:
-		return nil, err
-	case addr.Kind == config.CacheMemory:
-		return memory.New(0), nil
-	}
-	name, err := l.Identity(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("the ledger's name: %w", err)
-	}
-	return rediscache.New(addr.URL, name)
-}
+// This file alone of the command names drivers. What a server stands on is opened by
+// package drivers; here is what an operator asks of them.
 
 // examineCache asks a Redis about itself.
 func examineCache(ctx context.Context, address string) (rediscache.Report, error) {

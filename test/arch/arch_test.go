@@ -31,8 +31,10 @@ var may = map[string][]string{
 	"ledger/sqlite":     {"job", "ledger", "ledger/coldsql"},
 	"ledger/postgres":   {"job", "ledger", "ledger/coldsql"},
 	"ledger/ledgertest": {"job", "ledger"},
-	"internal/cache":    {"job"},
-	"internal/engine":   {"broker", "internal/cache", "job", "ledger"},
+	"internal/drivers": {"job", "ledger", "ledger/coldsql", "ledger/sqlite", "ledger/postgres", "broker", "broker/rabbitmq", "broker/kafka",
+		"internal/cache", "internal/cache/memory", "internal/cache/rediscache", "internal/config", "internal/engine"},
+	"internal/cache":  {"job"},
+	"internal/engine": {"broker", "internal/cache", "job", "ledger"},
 
 	"internal/cache/memory":     {"job", "internal/cache"},
 	"internal/cache/rediscache": {"job", "internal/cache"},
@@ -158,21 +160,37 @@ func TestSDKAndEngineHoldNoDriver(t *testing.T) {
 	}
 }
 
-// Only wire.go of the command names a driver, so that one file says what the
-// binary can talk to.
-func TestOnlyWireNamesDrivers(t *testing.T) {
-	p, ok := list(t)[path("cmd/errand")]
-	if !ok {
-		t.Fatal("there is no cmd/errand")
-	}
-	for _, file := range p.GoFiles {
-		if file == "wire.go" {
+// openers are the packages that may name a driver, and those of their files that
+// may where not all do: so a few files say what Errand can talk to.
+var openers = map[string]string{
+	"internal/drivers": "",        // what an engine stands on, by its addresses
+	"cmd/errand":       "wire.go", // what an operator asks of a ledger or a cache
+	"errandtest":       "",        // a ledger in memory for users' tests
+}
+
+// ours are the drivers of this module.
+var ours = []string{
+	path("ledger/sqlite"), path("ledger/postgres"), path("broker/rabbitmq"), path("broker/kafka"),
+	path("internal/cache/memory"), path("internal/cache/rediscache"),
+}
+
+func TestOnlyOpenersNameDrivers(t *testing.T) {
+	for name, p := range list(t) {
+		short := strings.TrimPrefix(strings.TrimPrefix(name, module), "/")
+		only, opener := openers[short]
+		if opener && only == "" {
 			continue
 		}
-		for _, imported := range importsOf(t, filepath.Join(p.Dir, file)) {
-			isDriver := slices.ContainsFunc(drivers, func(d string) bool { return strings.HasPrefix(imported, d) })
-			if isDriver || strings.HasPrefix(imported, path("ledger")+"/") || strings.HasPrefix(imported, path("broker")+"/") {
-				t.Errorf("cmd/errand/%s imports %s: that belongs in wire.go", file, imported)
+		product := short == "cmd/errand" || short == "embedded" // examples, tests and drivers may use a client
+		for _, file := range p.GoFiles {
+			if opener && file == only {
+				continue
+			}
+			for _, imported := range importsOf(t, filepath.Join(p.Dir, file)) {
+				foreign := slices.ContainsFunc(drivers, func(d string) bool { return strings.HasPrefix(imported, d) })
+				if slices.Contains(ours, imported) || product && foreign {
+					t.Errorf("%s/%s imports %s: package internal/drivers opens it", short, file, imported)
+				}
 			}
 		}
 	}
