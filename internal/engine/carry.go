@@ -34,16 +34,12 @@ func (c *carry) of(queue string) *consumer {
 }
 
 // carried reports whether the workers of a queue may leave its jobs to the
-// carrier: refs have brought jobs lately. A queue of which none do is leased
-// directly at each poll interval, whatever the cause: nothing is ready, the relay
+// carrier: refs have brought jobs lately, or are given the time to do so. A queue of which
+// none do is leased directly at each poll interval, whatever the cause: nothing is ready, the relay
 // is between two leaders, or the carrier has gone without a word.
 func (e *Engine) carried(queue string) bool {
 	c := e.carry.of(queue)
-	if c == nil || !c.up.Load() {
-		return false
-	}
-	at := c.cameAt.Load()
-	return at > 0 && e.conf.Monotonic()-time.Duration(at) < 2*e.conf.PollInterval
+	return c != nil && c.up.Load() && c.trusted()
 }
 
 // expectRefs reports whether fresh jobs of a queue come by its carrier, and has

@@ -31,6 +31,7 @@ type consumer struct {
 	up       atomic.Bool  // the carrier answers
 	heardAt  atomic.Int64 // when refs came last, by the monotonic clock; 0: never
 	cameAt   atomic.Int64 // when they last brought a job
+	triedAt  atomic.Int64 // when direct leasing last made way for them, although they brought none
 	wantedAt time.Duration
 	held     []heldRef
 	asked    int // what Receive was last asked for
@@ -95,6 +96,26 @@ func (c *consumer) watchDue(ctx context.Context) {
 		if c.heardAt.Load() < since {
 			c.e.dispatch.wake([]string{c.queue})
 		}
+	}
+}
+
+// trusted reports whether jobs are left to refs: for two poll intervals after they
+// brought one, and as long now and then for a try.
+func (c *consumer) trusted() bool {
+	return c.within(&c.cameAt, 2) || c.within(&c.triedAt, 2)
+}
+
+// within reports whether at is less than so many poll intervals ago.
+func (c *consumer) within(at *atomic.Int64, polls time.Duration) bool {
+	then := at.Load()
+	return then > 0 && c.now()-then < int64(polls*c.e.conf.PollInterval)
+}
+
+// tryRefs makes way for refs that come and bring no job, once in ten poll intervals: direct leasing
+// may only have been quicker than they are. If they are of no use after it either, it was not that.
+func (c *consumer) tryRefs() {
+	if !c.trusted() && !c.within(&c.triedAt, 12) {
+		c.triedAt.Store(c.now())
 	}
 }
 
@@ -245,6 +266,7 @@ func (c *consumer) lease(ctx context.Context, sub broker.Subscription) error {
 	if len(tries) == 0 {
 		return nil
 	}
+	c.tryRefs()
 	answers := c.e.claim(ctx, tries)
 	c.e.expectAgain(c.e.dispatch.land(tries, 0, answers))
 	used, full, err := weigh(tries, answers)

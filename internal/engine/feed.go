@@ -24,8 +24,9 @@ const (
 	feedFloor    = 5 * time.Millisecond   // from a look to one that a wake asks for, at least
 	feedSlow     = 250 * time.Millisecond
 	feederIdle   = time.Minute
-	depthEvery   = time.Second // between two questions for the broker's depth, at least
-	messageParts = 16          // a window's refs are spread over so many messages, so that every server gets some
+	depthEvery   = 250 * time.Millisecond // between two questions for the broker's depth, at least
+	fullPatience = 5 * time.Second        // with a broker that is full, before it is reported
+	messageParts = 16                     // a window's refs are spread over so many messages, so that every server gets some
 )
 
 // feeder publishes the refs of one queue. It reads the head of the queue, as
@@ -47,7 +48,9 @@ type feeder struct {
 	share    int           // refs in a message, last time
 	deep     time.Duration // the depth was last asked for
 	since    int           // messages published since
-	full     bool          // the broker holds more than it should
+	full     bool          // the broker holds more than it should,
+	fullAt   time.Duration // since then,
+	told     bool          // and that was reported
 	pace     time.Duration // until the next look, while jobs flow
 	activeAt time.Duration
 }
@@ -215,16 +218,24 @@ func (f *feeder) open(ctx context.Context, window int) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	was := f.full
-	// The depth lags behind: what was published since the last look may have been
-	// acknowledged without its showing.
-	bound := int64(2*window + f.since)
-	f.deep, f.since, f.full = now, 0, depth > bound
-	if f.full && !was {
-		f.e.log.Warn("relay: the broker holds more refs than it should; servers lease directly meanwhile",
-			"queue", f.queue, "route", f.route, "messages", depth, "bound", bound)
-	}
+	f.deep, f.since, f.full = now, 0, depth > int64(2*window)
+	f.tellFull(now, depth, window)
 	return !f.full, nil
+}
+
+// tellFull reports a broker that stays full. For a moment any is, when servers
+// leased directly what was on its way.
+func (f *feeder) tellFull(now time.Duration, depth int64, window int) {
+	switch {
+	case !f.full:
+		f.fullAt, f.told = 0, false
+	case f.fullAt == 0:
+		f.fullAt = now
+	case !f.told && now-f.fullAt >= fullPatience:
+		f.told = true
+		f.e.log.Warn("relay: the broker holds more refs than it should, and nobody takes them; servers lease directly meanwhile",
+			"queue", f.queue, "route", f.route, "messages", depth, "bound", 2*window)
+	}
 }
 
 func (f *feeder) publish(ctx context.Context, refs []ledger.Ref) error {
