@@ -1,6 +1,6 @@
 // Package docs runs what the documentation shows: each Go program of the README
 // is compiled, run, and its output compared with what stands below it; each
-// shell snippet is run; each test that docs/guarantees.md names must exist.
+// shell snippet is run; each test that docs/guarantees.md and docs/consistency.md name must exist.
 package docs
 
 import (
@@ -144,25 +144,51 @@ func runShell(t *testing.T, page, address string, env ...string) string {
 	return out.String()
 }
 
-// A guarantee whose test is gone is no guarantee.
+// A guarantee whose test is gone is no guarantee. On the page of losses each row of
+// its table names one.
 func TestGuaranteesNameTestsThatExist(t *testing.T) {
-	page, err := os.ReadFile(filepath.Join(root, "docs/guarantees.md"))
+	tests, cases := definitions(t)
+	for _, page := range []string{"docs/guarantees.md", "docs/consistency.md"} {
+		t.Run(page, func(t *testing.T) { namedTestsExist(t, page, tests, cases) })
+	}
+}
+
+func namedTestsExist(t *testing.T, name string, tests, cases map[string]bool) {
+	page, err := os.ReadFile(filepath.Join(root, name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	tests, cases := definitions(t)
 	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9_]+)((?:/[A-Za-z0-9_]+)*)`").FindAllStringSubmatch(string(page), -1)
 	if len(named) < 30 {
 		t.Errorf("only %d tests are named", len(named))
 	}
 	for _, m := range named {
 		if !tests[m[1]] {
-			t.Errorf("docs/guarantees.md names %s, which does not exist", m[1])
+			t.Errorf("%s names %s, which does not exist", name, m[1])
 		}
 		for _, sub := range strings.Split(m[2], "/")[1:] {
 			if !cases[sub] {
-				t.Errorf("docs/guarantees.md names the case %s of %s, which does not exist", sub, m[1])
+				t.Errorf("%s names the case %s of %s, which does not exist", name, sub, m[1])
 			}
+		}
+	}
+}
+
+func TestEveryLossNamesItsTest(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root, "docs/consistency.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(page), "\n| lost |")
+	table, _, ended := strings.Cut(table, "\n\n")
+	rows := strings.Split(table, "\n")
+	if !found || !ended || len(rows) < 10 {
+		t.Fatalf("the table of losses has %d rows", len(rows))
+	}
+	for _, row := range rows[2:] {
+		cells := strings.Split(strings.Trim(row, "| "), " | ")
+		if !strings.Contains(cells[len(cells)-1], "`Test") {
+			t.Errorf("the row names no test: %s", row)
 		}
 	}
 }
