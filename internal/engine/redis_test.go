@@ -19,11 +19,13 @@ type pair struct {
 	t     *testing.T
 	a, b  *engine.Engine
 	redis *testenv.Redis
+	wire  *testenv.Proxy // between them and it
 }
 
 func newPair(t *testing.T, c engine.Config) *pair {
 	t.Helper()
 	p := &pair{t: t, redis: testenv.StartRedis(t, testenv.RedisOptions{})}
+	p.wire = testenv.StartProxy(t, p.redis.Address())
 	dsn := testenv.Postgres(t)
 	p.a, p.b = p.serve(dsn, c), p.serve(dsn, c)
 	return p
@@ -38,7 +40,7 @@ func (p *pair) serve(dsn string, c engine.Config) *engine.Engine {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	view, err := rediscache.New(p.redis.URL(), name)
+	view, err := rediscache.New("redis://"+p.wire.Address(), name)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -182,8 +184,8 @@ func TestTwoServersShareStatesAndNews(t *testing.T) {
 	<-ended
 }
 
-// TestRedisInTroubleCostsSpeedOnly takes Redis away, freezes, fills and flushes
-// it under two servers: answers stay right, enqueue and work go on.
+// TestRedisInTroubleCostsSpeedOnly takes Redis away, freezes, fills, slows and flushes
+// it, and makes it a replica that takes no writes, under two servers: answers stay right, enqueue and work go on.
 func TestRedisInTroubleCostsSpeedOnly(t *testing.T) {
 	p := newPair(t, engine.Config{})
 	round := func(name string) {
@@ -215,6 +217,12 @@ func TestRedisInTroubleCostsSpeedOnly(t *testing.T) {
 	p.redis.Run("CONFIG", "SET", "maxmemory", "1")
 	round("full")
 	p.redis.Run("CONFIG", "SET", "maxmemory", "0")
+	p.wire.Slow(100 * time.Millisecond) // an answer takes twice that, longer than the patience with it
+	round("slow")
+	p.wire.Slow(0)
+	p.redis.Run("REPLICAOF", "127.0.0.1", "1")
+	round("a replica that only reads")
+	p.redis.Run("REPLICAOF", "NO", "ONE")
 	stop := make(chan struct{})
 	var flusher sync.WaitGroup
 	flusher.Go(func() {

@@ -4,6 +4,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Proxy stands between a client and a server, byte for byte, and is the network that
@@ -15,6 +16,7 @@ type Proxy struct {
 	mu    sync.Mutex
 	conns map[net.Conn]bool
 	away  bool
+	slow  time.Duration
 	gate  chan struct{} // closed: bytes pass
 	done  sync.WaitGroup
 }
@@ -84,6 +86,13 @@ func (p *Proxy) Thaw() {
 	}
 }
 
+// Slow holds whatever passes, in either direction, for so long; 0 ends it.
+func (p *Proxy) Slow(by time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.slow = by
+}
+
 func (p *Proxy) accept() {
 	for {
 		client, err := p.listen.Accept()
@@ -125,9 +134,12 @@ func (p *Proxy) copy(to, from net.Conn) {
 			return
 		}
 		p.mu.Lock()
-		gate := p.gate
+		gate, slow := p.gate, p.slow
 		p.mu.Unlock()
 		<-gate
+		if slow > 0 {
+			time.Sleep(slow)
+		}
 		if _, err := to.Write(buf[:n]); err != nil {
 			return
 		}
