@@ -18,7 +18,9 @@ import (
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/internal/engine"
 	"github.com/errandhq/errand/internal/metrics"
+	"github.com/errandhq/errand/internal/otlp"
 	"github.com/errandhq/errand/internal/server"
+	"github.com/errandhq/errand/internal/tracing"
 	"github.com/errandhq/errand/ledger"
 )
 
@@ -32,6 +34,7 @@ type node struct {
 	server  *server.Server
 	meters  *metrics.Metrics // nil: nothing is measured
 	canary  *canary.Canaries // nil: none
+	traces  *otlp.Providers
 }
 
 // newNode opens the parts and listens. Nothing is served yet; run does that,
@@ -80,8 +83,14 @@ func openNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node,
 	if n.cache, err = openCache(ctx, conf, l); err != nil {
 		return nil, errors.Join(&exitError{code: exitUsage, err: fmt.Errorf("cache: %w", err)}, n.closeParts())
 	}
+	if n.traces, err = otlp.FromEnv(ctx, thisVersion().Version, log); err != nil {
+		return nil, errors.Join(&exitError{code: exitUsage, err: err}, n.closeParts())
+	}
 	settings, m := conf.Engine(log), newMetrics(conf, addr, l)
 	settings.Brokers, settings.Cache = n.brokers, n.cache
+	if n.traces.Tracer != nil {
+		settings.Observers = append(settings.Observers, tracing.NewWaits(n.traces.Tracer))
+	}
 	if m == nil {
 		n.engine = engine.New(l, settings)
 	} else {
@@ -163,6 +172,9 @@ func (n *node) closeParts() error {
 	err := errors.Join(closeBrokers(n.brokers), n.ledger.Close())
 	if n.cache != nil {
 		err = errors.Join(err, n.cache.Close())
+	}
+	if n.traces != nil {
+		n.traces.Close()
 	}
 	return err
 }

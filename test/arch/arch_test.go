@@ -39,12 +39,14 @@ var may = map[string][]string{
 	"internal/cache/cachetest":  {"job", "internal/cache"},
 	// internal/api passes the ledger's queries on to the engine, whose methods
 	// take them; it gets no driver.
-	"internal/api": {"broker", "internal/engine", "internal/cache", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"internal/api": {"broker", "internal/engine", "internal/tracing", "internal/cache", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"":             {"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandpgx":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandsql":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	// What is measured: the engine tells its observers, and knows no Prometheus.
 	"internal/meter":   {},
+	"internal/tracing": {"broker", "internal/cache", "internal/engine", "job", "ledger"},
+	"internal/otlp":    {},
 	"internal/metrics": {"broker", "internal/cache", "internal/engine", "internal/meter", "job", "ledger"},
 	"errandprom":       {"", "internal/meter", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"internal/canary": {"", "broker", "internal/cache", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
@@ -59,14 +61,18 @@ var outside = map[string][]string{
 	"errandprom":      {"github.com/prometheus/client_golang"},
 	"internal/cache":  {},
 	"internal/engine": {"golang.org/x/sync", "github.com/google/uuid", "github.com/sony/gobreaker"},
-	"":                {"connectrpc.com/connect", "github.com/google/uuid", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc"},
+	"": {"connectrpc.com/connect", "github.com/google/uuid", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc",
+		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/metric",
+		"go.opentelemetry.io/otel/propagation", "go.opentelemetry.io/otel/semconv", "go.opentelemetry.io/otel/trace"},
 }
 
-// drivers are the modules of databases, brokers and monitoring systems. Whoever
+// drivers are the modules of databases, brokers and monitoring systems, of
+// OpenTelemetry all but its interfaces. Whoever
 // imports the SDK must not get any of them.
 var drivers = []string{
 	"github.com/jackc/pgx", "github.com/lib/pq", "modernc.org/sqlite", "github.com/mattn/go-sqlite3",
 	"github.com/rabbitmq/", "github.com/twmb/franz-go", "github.com/redis/", "github.com/nats-io/", "github.com/prometheus/",
+	"go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/exporters", "google.golang.org/grpc",
 }
 
 // pkg is what `go list` says of a package.
