@@ -32,35 +32,37 @@ var may = map[string][]string{
 	"ledger/postgres":   {"job", "ledger", "ledger/coldsql"},
 	"ledger/ledgertest": {"job", "ledger"},
 	"internal/cache":    {"job"},
-	"internal/engine":   {"broker", "internal/cache", "job", "ledger"},
+	"internal/insight":  {"job", "ledger"},
+	"internal/engine":   {"broker", "internal/cache", "internal/insight", "job", "ledger"},
 
 	"internal/cache/memory":     {"job", "internal/cache"},
 	"internal/cache/rediscache": {"job", "internal/cache"},
 	"internal/cache/cachetest":  {"job", "internal/cache"},
 	// internal/api passes the ledger's queries on to the engine, whose methods
 	// take them; it gets no driver.
-	"internal/api": {"broker", "internal/engine", "internal/tracing", "internal/cache", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"internal/api": {"broker", "internal/engine", "internal/insight", "internal/tracing", "internal/cache", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"":             {"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandpgx":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandsql":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	// What is measured: the engine tells its observers, and knows no Prometheus.
 	"internal/meter":   {},
-	"internal/tracing": {"broker", "internal/cache", "internal/engine", "job", "ledger"},
+	"internal/tracing": {"broker", "internal/cache", "internal/insight", "internal/engine", "job", "ledger"},
 	"internal/otlp":    {},
-	"internal/metrics": {"broker", "internal/cache", "internal/engine", "internal/meter", "job", "ledger"},
+	"internal/metrics": {"broker", "internal/cache", "internal/insight", "internal/engine", "internal/meter", "job", "ledger"},
 	"errandprom":       {"", "internal/meter", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
-	"internal/canary": {"", "broker", "internal/cache", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
+	"internal/canary": {"", "broker", "internal/cache", "internal/insight", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
 		"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 }
 
 // outside lists what a package may import from other modules, as prefixes of
 // import paths. A package that is not here is free.
 var outside = map[string][]string{
-	"job":             {},
-	"ledger":          {},
-	"errandprom":      {"github.com/prometheus/client_golang"},
-	"internal/cache":  {},
-	"internal/engine": {"golang.org/x/sync", "github.com/google/uuid", "github.com/sony/gobreaker"},
+	"job":              {},
+	"ledger":           {},
+	"errandprom":       {"github.com/prometheus/client_golang"},
+	"internal/cache":   {},
+	"internal/insight": {"github.com/DataDog/sketches-go/ddsketch"},
+	"internal/engine":  {"golang.org/x/sync", "github.com/google/uuid", "github.com/sony/gobreaker"},
 	"": {"connectrpc.com/connect", "github.com/google/uuid", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc",
 		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/metric",
 		"go.opentelemetry.io/otel/propagation", "go.opentelemetry.io/otel/semconv", "go.opentelemetry.io/otel/trace"},
