@@ -94,7 +94,10 @@ func TestStatisticsOutliveAnOutage(t *testing.T) {
 func TestStatisticsAreFoldedAtTheEnd(t *testing.T) {
 	inWorld(t, engine.Config{Insights: true}, func(w *world) {
 		time.Sleep(time.Minute)
-		if n := w.f.calls["FoldStats"]; n != 0 {
+		w.f.mu.Lock()
+		n := w.f.calls["FoldStats"]
+		w.f.mu.Unlock()
+		if n != 0 {
 			t.Errorf("%d folds of nothing", n)
 		}
 		w.put(4)
