@@ -94,10 +94,7 @@ func TestStatisticsOutliveAnOutage(t *testing.T) {
 func TestStatisticsAreFoldedAtTheEnd(t *testing.T) {
 	inWorld(t, engine.Config{Insights: true}, func(w *world) {
 		time.Sleep(time.Minute)
-		w.f.mu.Lock()
-		n := w.f.calls["FoldStats"]
-		w.f.mu.Unlock()
-		if n != 0 {
+		if n := w.f.count("FoldStats"); n != 0 {
 			t.Errorf("%d folds of nothing", n)
 		}
 		w.put(4)

@@ -258,8 +258,8 @@ func (g *groups) sized(q Query, now time.Time) []Queue {
 const leastElapsed = 5 * time.Minute
 
 // rate is how many attempts an hour asked for, a second: those that arrived, or
-// that were made, if that is more. A server does not see the arrival of jobs that
-// a transaction of the producer's own stored.
+// that were made, if that is more: of a backlog, or because a server that crashed
+// took some arrivals with it.
 func (s *sum) rate(hour ledger.Hour, now time.Time) float64 {
 	elapsed := min(max(now.Sub(hour.Start()), leastElapsed), time.Hour)
 	return float64(max(s.Arrived, s.Started-s.Released)) / elapsed.Seconds()
