@@ -7,7 +7,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 build: ## bin/errand
-	go build -trimpath -o bin/errand ./cmd/errand
+	go build -trimpath -tags grpcnotrace -o bin/errand ./cmd/errand
 
 dashboards: ## deploy/grafana/*.json from deploy/grafana/generate
 	cd deploy/grafana/generate && go run . ..

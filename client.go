@@ -19,6 +19,8 @@ type Client struct {
 	close    func() error
 	route    *route // nil: there is but one server, in this process
 	retryFor time.Duration
+
+	telemetry *telemetry // nil: nobody listens
 }
 
 // Service is what a Client calls: the contract, with its one stream as a loop.
@@ -82,6 +84,17 @@ func (c *Client) EnqueueBatch(ctx context.Context, ps []EnqueueParams) ([]Enqueu
 	if len(ps) == 0 {
 		return nil, nil
 	}
+	if c.telemetry == nil {
+		return c.enqueue(ctx, ps)
+	}
+	ctx, sending := c.telemetry.send(ctx, ps)
+	rs, err := c.enqueue(ctx, ps)
+	sending.end(ctx, ps, rs, err)
+	return rs, err
+}
+
+// enqueue is EnqueueBatch without its span.
+func (c *Client) enqueue(ctx context.Context, ps []EnqueueParams) ([]EnqueueResult, error) {
 	ps = append([]EnqueueParams(nil), ps...)
 	ids, fresh := make([]ID, len(ps)), make([]bool, len(ps))
 	for i := range ps {

@@ -13,6 +13,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // DialOption sets how a Client reaches its servers.
@@ -23,6 +26,8 @@ type dialConfig struct {
 	token    string
 	tls      *tls.Config
 	retryFor time.Duration
+	tracers  trace.TracerProvider
+	meters   metric.MeterProvider
 }
 
 type dialOption func(*dialConfig) error
@@ -86,6 +91,11 @@ func WithRetryFor(d time.Duration) DialOption {
 	return dialOption(func(c *dialConfig) error { c.retryFor = d; return nil })
 }
 
+// WithTelemetry is Client.Instrument for a client that is dialled.
+func WithTelemetry(tp trace.TracerProvider, mp metric.MeterProvider) DialOption {
+	return dialOption(func(c *dialConfig) error { c.tracers, c.meters = tp, mp; return nil })
+}
+
 // Dial makes a Client for one or several servers, whose addresses look like
 // "http://localhost:7420"; several may be given separated by commas. It does
 // not connect: the first call does. Calls are retried through outages, with
@@ -115,6 +125,9 @@ func Dial(addr string, opts ...DialOption) (*Client, error) {
 		return nil
 	})
 	c.route, c.retryFor = route, cfg.retryFor
+	if err := c.Instrument(cfg.tracers, cfg.meters); err != nil {
+		return nil, err
+	}
 	return c, nil
 }
 

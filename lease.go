@@ -148,8 +148,12 @@ func (s *session) lease(ctx context.Context, n int) (jobs []*lease, draining boo
 	for try := 0; ; try++ {
 		at := s.r.c.here()
 		tctx, cancel := context.WithTimeout(ctx, leaseWait+tryTimeout/3)
+		began := time.Now()
 		resp, err := s.r.c.svc.Lease(tctx, req)
 		cancel()
+		if ctx.Err() == nil {
+			s.r.c.telemetry.received(ctx, began, resp.GetJobs(), err)
+		}
 		switch {
 		case err == nil:
 			if resp.GetDraining() {
@@ -251,6 +255,7 @@ func (s *session) perform(l *lease, h Handler) {
 	if l.job.Timeout > 0 {
 		ctx, cancel = context.WithTimeoutCause(l.ctx, l.job.Timeout, ErrTimeout)
 	}
+	ctx, attempt := s.r.c.telemetry.process(ctx, l.job)
 	done := make(chan struct{})
 	unwatch := context.AfterFunc(ctx, func() { s.watchOverrun(ctx, l, done) })
 	st := &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_FAIL, Error: "the handler ended its goroutine"}
@@ -264,7 +269,9 @@ func (s *session) perform(l *lease, h Handler) {
 		close(done)
 		unwatch()
 		cancel()
-		s.r.observer.JobEnded(l.job, outcomeOf(st.GetOutcome()), time.Since(began))
+		ran, outcome := time.Since(began), outcomeOf(st.GetOutcome())
+		attempt.end(ctx, outcome, st.GetError(), ran)
+		s.r.observer.JobEnded(l.job, outcome, ran)
 		s.settle(l, st)
 	}()
 	err := h(ctx, l.job)

@@ -1,7 +1,6 @@
 package errand
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -124,19 +123,4 @@ func wireTime(t time.Time) *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(t)
-}
-
-type traceKey struct{}
-
-// ContextWithTraceParent hands a W3C traceparent to the jobs enqueued with this
-// context. A handler's context carries that of its own job, so that the jobs it
-// enqueues belong to the same trace.
-func ContextWithTraceParent(ctx context.Context, traceparent string) context.Context {
-	return context.WithValue(ctx, traceKey{}, traceparent)
-}
-
-// TraceParentFrom returns the traceparent of the context, or "".
-func TraceParentFrom(ctx context.Context) string {
-	s, _ := ctx.Value(traceKey{}).(string)
-	return s
 }

@@ -133,7 +133,10 @@ func (s *session) settleOnce(batch []*lease) (*errandv1.SettleResponse, error) {
 	}
 	ctx, cancel := context.WithTimeout(s.life, min(tryTimeout, max(s.ttl/2, time.Second)))
 	defer cancel()
-	return s.r.c.svc.Settle(ctx, req)
+	began := time.Now()
+	resp, err := s.r.c.svc.Settle(ctx, req)
+	s.r.c.telemetry.settled(ctx, began, err)
+	return resp, err
 }
 
 // answered takes the answered jobs out of the hands and returns those to send again.

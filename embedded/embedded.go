@@ -17,11 +17,15 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/errandhq/errand"
 	"github.com/errandhq/errand/internal/api"
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/internal/drivers"
 	"github.com/errandhq/errand/internal/engine"
+	"github.com/errandhq/errand/internal/tracing"
 	"github.com/errandhq/errand/job"
 )
 
@@ -52,6 +56,11 @@ type Config struct {
 	DeadKeep        time.Duration    // for ever: how long dead letters are kept
 	IdempotencyKeep time.Duration    // 24 h: how long idempotency keys are kept
 	Logger          *slog.Logger     // discards
+
+	// TracerProvider and MeterProvider, of which either may be nil, hear of
+	// enqueues, waits and attempts: see errand.Client.Instrument.
+	TracerProvider trace.TracerProvider
+	MeterProvider  metric.MeterProvider
 }
 
 // Open opens the ledger, which is made or brought up to date as needed, and
@@ -77,13 +86,20 @@ func Open(ctx context.Context, c Config) (*errand.Client, error) {
 	}
 	conf := settings.Engine(log)
 	conf.Brokers, conf.Cache = parts.Brokers, parts.Cache
+	if c.TracerProvider != nil {
+		conf.Observers = append(conf.Observers, tracing.NewWaits(c.TracerProvider))
+	}
 	e := engine.New(parts.Ledger, conf)
 	svc := api.New(e, api.Config{
 		Version: errand.Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(parts.Brokers)),
 		Cache: settings.CacheKind(), MaxPayload: int(settings.MaxPayload), Logger: log,
 	})
 	in := start(e, svc, parts.Close)
-	return errand.NewClient(in, in.close), nil
+	client := errand.NewClient(in, in.close)
+	if err := client.Instrument(c.TracerProvider, c.MeterProvider); err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	return client, nil
 }
 
 // settings checks c as the settings of a server are checked.

@@ -147,6 +147,10 @@ func (s *service) ListSessions(ctx context.Context, r *errandv1.ListSessionsRequ
 	return direct(ctx, s, s.api.ListSessions, r)
 }
 
+func (s *service) GetInsights(ctx context.Context, r *errandv1.GetInsightsRequest) (*errandv1.GetInsightsResponse, error) {
+	return direct(ctx, s, s.api.GetInsights, r)
+}
+
 func (s *service) GetServerInfo(ctx context.Context, r *errandv1.GetServerInfoRequest) (*errandv1.GetServerInfoResponse, error) {
 	return direct(ctx, s, s.api.GetServerInfo, r)
 }

@@ -192,3 +192,30 @@ func TestCompleteTxStale(t *testing.T) {
 		t.Errorf("error %v, want ErrStale", err)
 	}
 }
+
+// What transactions of the caller's own make and complete is told of too.
+func TestInsightsTellOfTransactions(t *testing.T) {
+	c, conn := open(t)
+	tx := begin(t, conn)
+	id, err := errandpgx.EnqueueTx(t.Context(), tx, ship, order{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	work(t, c, id, func(ctx context.Context, j *errand.Job[order]) error {
+		tx := begin(t, conn)
+		if err := errandpgx.CompleteTx(ctx, tx, j.RawJob, nil); err != nil {
+			return err
+		}
+		return tx.Commit(ctx)
+	})
+	in, err := c.Insights(t.Context(), errand.InsightsQuery{Queue: "shipping"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(in.Kinds) != 1 || in.Kinds[0].Counts.Started != 1 || in.Kinds[0].Counts.Succeeded != 1 {
+		t.Errorf("insights %+v", in.Kinds)
+	}
+}

@@ -33,6 +33,7 @@ type Ledger interface {
 	Queues
 	Reader
 	Carried
+	Stats
 
 	// Now returns the ledger's own clock: the only wall clock that decides
 	// anything.
@@ -52,8 +53,9 @@ type Ledger interface {
 	// Upkeep does the housekeeping that is due, in short transactions: folds
 	// counter deltas, makes the archive slices that will be needed, drops the
 	// slices whose every job finished before now-keep.Archive, removes dead
-	// letters older than keep.Dead (if set), idempotency keys and ended unique
-	// windows, and sessions that ended an hour ago and hold nothing.
+	// letters older than keep.Dead (if set), sums older than keep.Stats (if set),
+	// idempotency keys and ended unique windows, and sessions that ended an hour ago
+	// and hold nothing.
 	// Calling it from several processes at once is harmless.
 	Upkeep(ctx context.Context, now time.Time, keep Keep) (Upkept, error)
 
@@ -436,10 +438,11 @@ type Keep struct {
 	Archive     time.Duration // succeeded and cancelled jobs
 	Dead        time.Duration // dead letters; zero: until a person removes them
 	Idempotency time.Duration // idempotency keys
+	Stats       time.Duration // sums; zero: for ever
 }
 
 // DefaultKeep holds the defaults of design §3.6.
-var DefaultKeep = Keep{Archive: 24 * time.Hour, Idempotency: 24 * time.Hour}
+var DefaultKeep = Keep{Archive: 24 * time.Hour, Idempotency: 24 * time.Hour, Stats: 14 * 24 * time.Hour}
 
 // Upkept says what Upkeep did.
 type Upkept struct {
@@ -449,4 +452,5 @@ type Upkept struct {
 	DeadRemoved   int
 	KeysRemoved   int
 	SessionsGone  int
+	StatsRemoved  int
 }

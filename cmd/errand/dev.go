@@ -56,6 +56,9 @@ func (a *app) dev(ctx context.Context, listen string, quiet bool) (err error) {
 		return err
 	}
 	defer func() { _ = c.Close() }()
+	if err := c.Instrument(n.traces.Tracer, n.traces.Meter); err != nil {
+		return err
+	}
 
 	a.devHints(n.server.URL(), dir)
 	var group sync.WaitGroup

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	errand "github.com/errandhq/errand"
+	"github.com/errandhq/errand/internal/otlp"
 )
 
 // How long calls are retried while no server can be reached: a person at a
@@ -29,6 +31,16 @@ func (a *app) dial(retryFor time.Duration) (*errand.Client, error) {
 		return nil, &exitError{code: exitUsage, err: err}
 	}
 	return c, nil
+}
+
+// instrument makes a client tell what it does to whom the environment names.
+// The providers are closed when its last worker has ended.
+func instrument(ctx context.Context, c *errand.Client, log *slog.Logger) (*otlp.Providers, error) {
+	p, err := otlp.FromEnv(ctx, thisVersion().Version, log)
+	if err != nil {
+		return nil, &exitError{code: exitUsage, err: err}
+	}
+	return p, c.Instrument(p.Tracer, p.Meter)
 }
 
 // withClient runs fn with a client for a few short calls.

@@ -17,7 +17,9 @@ import (
 	"github.com/errandhq/errand/internal/drivers"
 	"github.com/errandhq/errand/internal/engine"
 	"github.com/errandhq/errand/internal/metrics"
+	"github.com/errandhq/errand/internal/otlp"
 	"github.com/errandhq/errand/internal/server"
+	"github.com/errandhq/errand/internal/tracing"
 	"github.com/errandhq/errand/ledger"
 )
 
@@ -29,6 +31,7 @@ type node struct {
 	server  *server.Server
 	meters  *metrics.Metrics // nil: nothing is measured
 	canary  *canary.Canaries // nil: none
+	traces  *otlp.Providers
 }
 
 // newNode opens the parts and listens. Nothing is served yet; run does that,
@@ -47,7 +50,7 @@ func newNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, 
 		sc.Interceptors = append(sc.Interceptors, n.meters.Calls())
 	}
 	if n.server, err = server.New(n.service, n.engine, sc); err != nil {
-		return nil, errors.Join(serverError(err), n.parts.Close())
+		return nil, errors.Join(serverError(err), n.closeParts())
 	}
 	if len(conf.Canary) > 0 {
 		n.canary = canary.New(n.engine, errand.NewClient(n.service, nil), n.meters, conf.Canary, log)
@@ -71,8 +74,14 @@ func openNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node,
 		return nil, err
 	}
 	n := &node{parts: parts}
+	if n.traces, err = otlp.FromEnv(ctx, thisVersion().Version, log); err != nil {
+		return nil, errors.Join(&exitError{code: exitUsage, err: err}, n.closeParts())
+	}
 	settings, m := conf.Engine(log), newMetrics(conf, addr, parts.Ledger)
 	settings.Brokers, settings.Cache = parts.Brokers, parts.Cache
+	if n.traces.Tracer != nil {
+		settings.Observers = append(settings.Observers, tracing.NewWaits(n.traces.Tracer))
+	}
 	if m == nil {
 		n.engine = engine.New(parts.Ledger, settings)
 	} else {
@@ -122,7 +131,7 @@ func (n *node) run(ctx context.Context) error {
 	land()
 	err = errors.Join(err, <-flown)
 	stop()
-	return errors.Join(err, <-ended, n.parts.Close())
+	return errors.Join(err, <-ended, n.closeParts())
 }
 
 // fly sends canaries until ctx ends, if there are any.
@@ -142,9 +151,18 @@ func (n *node) client() *errand.Client {
 	return errand.NewClient(n.service, func() error {
 		n.engine.Drain()
 		stop()
-		return errors.Join(<-ended, n.parts.Close())
+		return errors.Join(<-ended, n.closeParts())
 	})
 }
 
 // close frees a node that was never run.
-func (n *node) close() error { return errors.Join(n.server.Close(), n.parts.Close()) }
+func (n *node) close() error { return errors.Join(n.server.Close(), n.closeParts()) }
+
+// closeParts closes what the engine stood on.
+func (n *node) closeParts() error {
+	err := n.parts.Close()
+	if n.traces != nil {
+		n.traces.Close()
+	}
+	return err
+}

@@ -64,7 +64,7 @@ func newRoot(a *app) *cobra.Command {
 	root.AddCommand(
 		newServe(a), newDev(a), newBench(a),
 		newEnqueue(a), newWork(a),
-		newJobs(a), newQueues(a), newDead(a), newSessions(a), newStats(a),
+		newJobs(a), newQueues(a), newDead(a), newSessions(a), newStats(a), newInsights(a),
 		newMigrate(a), newDoctor(a), newToken(a), newVersion(a), newCompletion(a),
 	)
 	return root

@@ -22,7 +22,8 @@ command and its arguments.
 
 The payload is its standard input. Its environment has ERRAND_JOB_ID,
 ERRAND_JOB_KIND, ERRAND_QUEUE, ERRAND_ATTEMPT (1 is the first) and ERRAND_TOKEN
-(the fencing token: larger than that of every attempt before).
+(the fencing token: larger than that of every attempt before); TRACEPARENT too
+if the job has a trace.
 
 Standard output, up to 256 KiB, becomes the result. Standard error goes to the
 worker's, and its end is the message of a failure.
@@ -112,6 +113,11 @@ func (a *app) work(ctx context.Context, w *workFlags, path string, args []string
 
 	stderr := &lockedWriter{w: a.stderr}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
+	traces, err := instrument(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer traces.Close()
 	giveUp, abandon := context.WithCancel(context.Background())
 	defer abandon()
 	run := &runner{path: path, args: args, stderr: stderr, grace: killAfter, giveUp: giveUp,
@@ -177,10 +183,14 @@ func register(w *errand.Worker, kinds []string, h errand.Handler) {
 // handler runs the command for a job.
 func handler(run *runner) errand.Handler {
 	return func(ctx context.Context, j *errand.RawJob) error {
-		out := run.run(ctx, j.Payload, []string{
+		env := []string{
 			"ERRAND_JOB_ID=" + j.ID.String(), "ERRAND_JOB_KIND=" + j.Kind, "ERRAND_QUEUE=" + j.Queue,
 			fmt.Sprintf("ERRAND_ATTEMPT=%d", j.Attempt), fmt.Sprintf("ERRAND_TOKEN=%d", j.Token),
-		})
+		}
+		if parent := errand.TraceParentFrom(ctx); parent != "" {
+			env = append(env, "TRACEPARENT="+parent)
+		}
+		out := run.run(ctx, j.Payload, env)
 		switch {
 		case out.err != nil && run.giveUp.Err() != nil:
 			return errand.Snooze(0) // killed by us, not failed: no attempt is charged

@@ -74,6 +74,7 @@ type Call struct {
 	Caller    string // idempotency keys are scoped to it
 	Role      string // as GetServerInfo tells it
 	RequestID string
+	Trace     string // W3C traceparent of the call itself: that of jobs that have none
 }
 
 type callKey struct{}

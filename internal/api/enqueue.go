@@ -9,10 +9,12 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	errandv1 "github.com/errandhq/errand/gen/errand/v1"
 	"github.com/errandhq/errand/internal/engine"
+	"github.com/errandhq/errand/internal/tracing"
 	"github.com/errandhq/errand/job"
 )
 
@@ -23,7 +25,9 @@ func (s *Service) Enqueue(ctx context.Context, r *errandv1.EnqueueRequest) (*err
 	if err != nil {
 		return nil, s.fail(ctx, "Enqueue", err)
 	}
-	answers, err := s.engine.Enqueue(ctx, CallFrom(ctx).Caller, items)
+	call := CallFrom(ctx)
+	call.traceItems(items)
+	answers, err := s.engine.Enqueue(ctx, call.Caller, items)
 	if err != nil {
 		return nil, s.fail(ctx, "Enqueue", err)
 	}
@@ -35,6 +39,19 @@ func (s *Service) Enqueue(ctx context.Context, r *errandv1.EnqueueRequest) (*err
 		}
 	}
 	return &errandv1.EnqueueResponse{Results: out}, nil
+}
+
+// traceItems gives jobs without a trace that of the call, which a caller who
+// traces HTTP sends without knowing of Errand. One that is none is ignored.
+func (c Call) traceItems(items []engine.Item) {
+	if c.Trace == "" || !trace.SpanContextFromContext(tracing.WithParent(context.Background(), c.Trace)).IsValid() {
+		return
+	}
+	for i := range items {
+		if items[i].Job.Trace == "" {
+			items[i].Job.Trace = c.Trace
+		}
+	}
 }
 
 // Wake makes jobs that were stored by a transaction of the caller's found at once.

@@ -92,6 +92,7 @@ var grants = map[string]Role{
 	errandv1connect.QueueServiceRouteQueueProcedure:    0,
 	errandv1connect.QueueServiceResumeQueueProcedure:   0,
 	errandv1connect.QueueServiceListSessionsProcedure:  Viewer,
+	errandv1connect.QueueServiceGetInsightsProcedure:   Viewer,
 	errandv1connect.QueueServiceGetServerInfoProcedure: all,
 }
 

@@ -36,6 +36,7 @@ func (c Server) Check() error {
 		between("drain-delay", c.DrainDelay, 0, max(c.Grace-time.Second, 0)),
 		between("archive-keep", c.ArchiveKeep, time.Minute, job.MaxDelay),
 		between("dead-keep", c.DeadKeep, 0, job.MaxDelay),
+		between("insights-keep", c.InsightsKeep, time.Hour, job.MaxDelay),
 		between("idempotency-keep", c.IdempotencyKeep, time.Minute, job.MaxDelay),
 		between("cache-ttl", c.CacheTTL, time.Second, 24*time.Hour),
 		between("max-payload", c.MaxPayload, 1, 64<<20),

@@ -40,6 +40,8 @@ type Server struct {
 	Metrics         bool          `toml:"metrics" env:"METRICS"`
 	MetricsListen   string        `toml:"metrics_listen" env:"METRICS_LISTEN"` // host:port of their own; empty: on Listen
 	MetricsNames    int           `toml:"metrics_names" env:"METRICS_NAMES"`   // queues, and kinds, with labels of their own
+	Insights        bool          `toml:"insights" env:"INSIGHTS"`             // add up what became of jobs
+	InsightsKeep    time.Duration `toml:"insights_keep" env:"INSIGHTS_KEEP"`
 	Canary          Intervals     `toml:"canary" env:"CANARY"`
 	DrainDelay      time.Duration `toml:"drain_delay" env:"DRAIN_DELAY"`
 	Grace           time.Duration `toml:"grace" env:"GRACE"`
@@ -61,6 +63,7 @@ func Default() Server {
 		Data: "errand-data", Migrate: "auto", Listen: "127.0.0.1:7420",
 		LedgerConns: 16, Roles: Roles(engine.RoleAPI | engine.RoleRelay | engine.RoleKeeper),
 		LogLevel: "info", LogFormat: "text", Metrics: true, MetricsNames: 100,
+		Insights: true, InsightsKeep: ledger.DefaultKeep.Stats,
 		Cache: CacheMemory, CacheTTL: 5 * time.Minute,
 		Grace: 30 * time.Second, SessionTTL: 30 * time.Second, PollInterval: 500 * time.Millisecond,
 		ArchiveKeep: ledger.DefaultKeep.Archive, DeadKeep: ledger.DefaultKeep.Dead,
@@ -84,8 +87,9 @@ func (c Server) Engine(log *slog.Logger) engine.Config {
 		SessionTTL: c.SessionTTL, PollInterval: c.PollInterval,
 		MaxPayload: int(c.MaxPayload), MaxDepth: c.MaxDepth, CrashLimit: c.CrashLimit,
 		BackoffBase: c.BackoffBase, BackoffCap: c.BackoffCap,
-		Keep:   ledger.Keep{Archive: c.ArchiveKeep, Dead: c.DeadKeep, Idempotency: c.IdempotencyKeep},
-		Logger: log, DefaultRoute: c.defaultRoute(), Roles: engine.Role(c.Roles),
+		Keep:     ledger.Keep{Archive: c.ArchiveKeep, Dead: c.DeadKeep, Idempotency: c.IdempotencyKeep, Stats: c.InsightsKeep},
+		Insights: c.Insights,
+		Logger:   log, DefaultRoute: c.defaultRoute(), Roles: engine.Role(c.Roles),
 		CacheTTL: c.CacheTTL,
 	}
 }

@@ -55,6 +55,8 @@ func (c *Server) settings() []setting {
 	f.DurationVar(&c.Grace, "grace", c.Grace, "when stopping: how long to wait for calls under way")
 	f.DurationVar(&c.SessionTTL, "session-ttl", c.SessionTTL, "a worker that was not heard of for so long is dead")
 	f.DurationVar(&c.PollInterval, "poll-interval", c.PollInterval, "how late, at worst, new work of other processes is noticed")
+	f.BoolVar(&c.Insights, "insights", c.Insights, "add up by the hour what becomes of jobs, for errand insights")
+	f.DurationVar(&c.InsightsKeep, "insights-keep", c.InsightsKeep, "how long those sums are kept")
 	f.DurationVar(&c.ArchiveKeep, "archive-keep", c.ArchiveKeep, "how long succeeded and cancelled jobs are kept")
 	f.DurationVar(&c.DeadKeep, "dead-keep", c.DeadKeep, "how long dead letters are kept; 0: until a person removes them")
 	f.DurationVar(&c.IdempotencyKeep, "idempotency-keep", c.IdempotencyKeep, "how long idempotency keys are kept")

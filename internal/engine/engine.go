@@ -32,6 +32,7 @@ type Config struct {
 	Rand         func() float64       // math/rand/v2 by default; for the jitter
 	Monotonic    func() time.Duration // time since some fixed moment; for tests of the keeper
 	Observers    []Observer           // hear of every change that this process commits
+	Insights     bool                 // what becomes of jobs is added up in the ledger, by the hour: see stats.go
 
 	Brokers      map[string]broker.Broker // by route name; they stay the caller's to close. None: every queue is leased directly
 	DefaultRoute string                   // of queues without a route of their own: direct by default
@@ -195,7 +196,7 @@ type RedrivePage struct {
 //	wait.go     Wait                 wake.go     Wake
 //	clock.go    Now                  drain.go    Drain, Ready, Info
 //	routes.go   SetRoute             view.go     States
-//	watch.go    Watch
+//	watch.go    Watch                stats.go    Insights
 //
 // Nothing is answered unless Run runs: the calls that write go through loops
 // that Run owns.
@@ -225,6 +226,7 @@ type Engine struct {
 	carry    *carry
 	view     *view
 	watches  *watches
+	stats    *stats // nil: not wanted
 
 	draining chan struct{} // closed by Drain
 	stopped  chan struct{} // closed when Run ends
@@ -257,6 +259,7 @@ func New(l ledger.Ledger, c Config) *Engine {
 		relay:    newRelay(job.ID(uuid.New())),
 		carry:    newCarry(),
 		watches:  newWatches(),
+		stats:    newStats(c.Insights),
 		draining: make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
@@ -280,6 +283,7 @@ func (c Config) withDefaults() Config {
 	set(&c.BackoffCap, time.Hour)
 	set(&c.Keep.Archive, ledger.DefaultKeep.Archive)
 	set(&c.Keep.Idempotency, ledger.DefaultKeep.Idempotency)
+	set(&c.Keep.Stats, ledger.DefaultKeep.Stats)
 	if c.MaxPayload <= 0 {
 		c.MaxPayload = job.MaxPayload
 	}

@@ -27,6 +27,7 @@ type fake struct {
 	rules    job.Rules
 	calls    map[string]int
 	skew     time.Duration
+	sums     ledger.Sums // of one hour: tests are not longer
 
 	// before runs at the start of each method; its error is the method's.
 	before func(method string) error
@@ -449,4 +450,34 @@ func (f *fake) CountDead(_ context.Context, _ ledger.DeadFilter, most int) (int,
 		}
 	}
 	return min(n, most), nil
+}
+
+func (f *fake) FoldStats(_ context.Context, hour ledger.Hour, fn func(ledger.Sums) (ledger.Sums, error)) (err error) {
+	if err := f.enter("FoldStats"); err != nil {
+		return err
+	}
+	defer f.leave("FoldStats", &err)
+	changed, err := fn(f.sums)
+	if err != nil {
+		return err
+	}
+	for _, t := range changed.Tallies {
+		f.sums.Tallies = slices.DeleteFunc(f.sums.Tallies, func(o ledger.Tally) bool {
+			return o.Hour == t.Hour && o.Queue == t.Queue && o.Kind == t.Kind && o.Outcome == t.Outcome
+		})
+		f.sums.Tallies = append(f.sums.Tallies, t)
+	}
+	for _, t := range changed.Faults {
+		f.sums.Faults = slices.DeleteFunc(f.sums.Faults, func(o ledger.Fault) bool {
+			return o.Hour == t.Hour && o.Queue == t.Queue && o.Kind == t.Kind && o.Message == t.Message
+		})
+		f.sums.Faults = append(f.sums.Faults, t)
+	}
+	return nil
+}
+
+func (f *fake) ReadStats(context.Context, ledger.Hour, string) (ledger.Sums, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return ledger.Sums{Tallies: slices.Clone(f.sums.Tallies), Faults: slices.Clone(f.sums.Faults)}, nil
 }

@@ -42,6 +42,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		{"promote", e.runPromoter, RoleKeeper},         // scheduled jobs become ready, late ones expire
 		{"keep", e.runKeeper, RoleAPI | RoleKeeper},    // finds dead sessions, rescues their jobs
 		{"upkeep", e.runUpkeep, RoleKeeper},            // has the ledger keep house
+		{"statistics", e.runStats, allRoles},           // adds up what became of jobs
 	}
 	var group sync.WaitGroup
 	for _, l := range loops {
@@ -50,6 +51,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 	}
 	group.Wait()
+	e.lastStats()
 	close(e.stopped)
 	return nil
 }

@@ -38,6 +38,7 @@ func (e *Engine) tell(changes []Change) {
 		return
 	}
 	e.view.Observe(changes)
+	e.stats.Observe(changes)
 	for _, o := range e.conf.Observers {
 		o.Observe(changes)
 	}
@@ -45,7 +46,7 @@ func (e *Engine) tell(changes []Change) {
 
 // observing spares callers the making of changes that nobody would hear of.
 func (e *Engine) observing() bool {
-	return len(e.conf.Observers) > 0 || e.view.cache != nil || e.watches.any()
+	return e.stats != nil || len(e.conf.Observers) > 0 || e.view.cache != nil || e.watches.any()
 }
 
 func (e *Engine) observeInserted(now time.Time, rows []ledger.Item, inserted []ledger.Inserted) {

@@ -206,6 +206,7 @@ func (e *Engine) settleOnce(ctx context.Context, items []held, in map[job.ID]int
 	}
 	e.follow(now, 0, applied)
 	e.glimpse(now, repeated, nil)
+	e.stats.repeated(repeated)
 	return nil
 }
 

@@ -104,3 +104,11 @@ func (f *fake) HoldRelay(context.Context, time.Time, job.ID, time.Duration) (boo
 func (f *fake) Identity(context.Context) (string, error)                  { return "0123456789abcdef", nil }
 func (f *fake) SetRoute(context.Context, time.Time, string, string) error { return nil }
 func (f *fake) Routes(context.Context) (map[string]string, error)         { return nil, nil }
+
+func (f *fake) FoldStats(context.Context, ledger.Hour, func(ledger.Sums) (ledger.Sums, error)) error {
+	return nil
+}
+
+func (f *fake) ReadStats(context.Context, ledger.Hour, string) (ledger.Sums, error) {
+	return ledger.Sums{}, nil
+}

@@ -78,7 +78,9 @@ func (s *Server) admit(ctx context.Context, spec connect.Spec, _ connect.Peer, h
 			return ctx, refuse(err)
 		}
 	}
-	return api.WithCall(ctx, api.Call{Caller: caller.Name, Role: caller.Role.String(), RequestID: rec.requestID}), nil
+	return api.WithCall(ctx, api.Call{
+		Caller: caller.Name, Role: caller.Role.String(), RequestID: rec.requestID, Trace: h.Get("Traceparent"),
+	}), nil
 }
 
 // refuse makes the wire's error of auth's.

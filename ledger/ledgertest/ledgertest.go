@@ -51,6 +51,7 @@ func Run(t *testing.T, open func(t testing.TB) ledger.Ledger, f Features) {
 		{"Queues", queueTests},
 		{"Reader", readerTests},
 		{"Retention", retentionTests},
+		{"Stats", statsTests},
 		{"BadInput", badInputTests},
 		{"Concurrency", concurrencyTests},
 		{"Cost", costTests},

@@ -29,6 +29,7 @@ type model struct {
 	routes   map[string]string
 	relay    relay
 	identity string
+	sums     sums
 }
 
 type (
@@ -48,7 +49,7 @@ type (
 // newModel makes an empty model that draws its numbers from first on.
 func newModel(rules job.Rules, first int64) *model {
 	return &model{rules: rules, seq: first - 1, jobs: map[job.ID]job.Job{}, keys: map[uniqueKey]keyHeld{}, idem: map[idemKey]idemUse{},
-		sessions: map[job.ID]ledger.Session{}, paused: map[string]bool{}, routes: map[string]string{},
+		sessions: map[job.ID]ledger.Session{}, paused: map[string]bool{}, routes: map[string]string{}, sums: newSums(),
 		identity: strings.ToLower(rand.Text()[:16])}
 }
 

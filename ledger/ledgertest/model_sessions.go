@@ -237,6 +237,9 @@ func (m *model) Upkeep(ctx context.Context, now time.Time, keep ledger.Keep) (le
 		}
 	}
 	m.dropKeys(now, keep, &did)
+	if keep.Stats > 0 {
+		did.StatsRemoved = m.sums.removeBefore(ledger.HourOf(now.Add(-keep.Stats)))
+	}
 	for id, s := range m.sessions {
 		holds := len(m.where(func(j *job.Job) bool { return j.State == job.Running && j.Session == id }))
 		if (s.State == ledger.SessionDead || s.State == ledger.SessionDrained) && s.EndedAt.Before(now.Add(-time.Hour)) && holds == 0 {

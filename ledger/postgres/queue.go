@@ -51,6 +51,11 @@ func (l *Ledger) Upkeep(ctx context.Context, now time.Time, keep ledger.Keep) (l
 			return u, err
 		}
 	}
+	if keep.Stats > 0 {
+		if u.StatsRemoved, err = l.removeStats(ctx, now.Add(-keep.Stats)); err != nil {
+			return u, err
+		}
+	}
 	if u.KeysRemoved, err = l.removeKeys(ctx, now, keep); err != nil {
 		return u, err
 	}

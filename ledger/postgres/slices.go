@@ -19,6 +19,7 @@ const (
 	lockFolding = 3
 	lockSlices  = 4
 	lockMigrate = 5
+	lockStats   = 6
 	// lockSuspects is the class of locks whose second key is a session's hash.
 	lockSuspects = lockClass + 1
 )

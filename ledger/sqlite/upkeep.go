@@ -34,6 +34,11 @@ func (l *Ledger) Upkeep(ctx context.Context, now time.Time, keep ledger.Keep) (u
 			return u, err
 		}
 	}
+	if keep.Stats > 0 {
+		if u.StatsRemoved, err = l.removeStats(ctx, now.Add(-keep.Stats)); err != nil {
+			return u, err
+		}
+	}
 	for _, old := range []struct {
 		text  string
 		until time.Time

@@ -33,42 +33,50 @@ var may = map[string][]string{
 	"ledger/ledgertest": {"job", "ledger"},
 	"internal/drivers": {"job", "ledger", "ledger/coldsql", "ledger/sqlite", "ledger/postgres", "broker", "broker/rabbitmq", "broker/kafka",
 		"internal/cache", "internal/cache/memory", "internal/cache/rediscache", "internal/config", "internal/engine"},
-	"internal/cache":  {"job"},
-	"internal/engine": {"broker", "internal/cache", "job", "ledger"},
+	"internal/cache":   {"job"},
+	"internal/insight": {"job", "ledger"},
+	"internal/engine":  {"broker", "internal/cache", "internal/insight", "job", "ledger"},
 
 	"internal/cache/memory":     {"job", "internal/cache"},
 	"internal/cache/rediscache": {"job", "internal/cache"},
 	"internal/cache/cachetest":  {"job", "internal/cache"},
 	// internal/api passes the ledger's queries on to the engine, whose methods
 	// take them; it gets no driver.
-	"internal/api": {"broker", "internal/engine", "internal/cache", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"internal/api": {"broker", "internal/engine", "internal/insight", "internal/tracing", "internal/cache", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"":             {"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandpgx":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"errandsql":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	// What is measured: the engine tells its observers, and knows no Prometheus.
 	"internal/meter":   {},
-	"internal/metrics": {"broker", "internal/cache", "internal/engine", "internal/meter", "job", "ledger"},
+	"internal/tracing": {"broker", "internal/cache", "internal/insight", "internal/engine", "job", "ledger"},
+	"internal/otlp":    {},
+	"internal/metrics": {"broker", "internal/cache", "internal/insight", "internal/engine", "internal/meter", "job", "ledger"},
 	"errandprom":       {"", "internal/meter", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
-	"internal/canary": {"", "broker", "internal/cache", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
+	"internal/canary": {"", "broker", "internal/cache", "internal/insight", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
 		"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 }
 
 // outside lists what a package may import from other modules, as prefixes of
 // import paths. A package that is not here is free.
 var outside = map[string][]string{
-	"job":             {},
-	"ledger":          {},
-	"errandprom":      {"github.com/prometheus/client_golang"},
-	"internal/cache":  {},
-	"internal/engine": {"golang.org/x/sync", "github.com/google/uuid", "github.com/sony/gobreaker"},
-	"":                {"connectrpc.com/connect", "github.com/google/uuid", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc"},
+	"job":              {},
+	"ledger":           {},
+	"errandprom":       {"github.com/prometheus/client_golang"},
+	"internal/cache":   {},
+	"internal/insight": {"github.com/DataDog/sketches-go/ddsketch"},
+	"internal/engine":  {"golang.org/x/sync", "github.com/google/uuid", "github.com/sony/gobreaker"},
+	"": {"connectrpc.com/connect", "github.com/google/uuid", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc",
+		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/metric",
+		"go.opentelemetry.io/otel/propagation", "go.opentelemetry.io/otel/semconv", "go.opentelemetry.io/otel/trace"},
 }
 
-// drivers are the modules of databases, brokers and monitoring systems. Whoever
+// drivers are the modules of databases, brokers and monitoring systems, of
+// OpenTelemetry all but its interfaces. Whoever
 // imports the SDK must not get any of them.
 var drivers = []string{
 	"github.com/jackc/pgx", "github.com/lib/pq", "modernc.org/sqlite", "github.com/mattn/go-sqlite3",
 	"github.com/rabbitmq/", "github.com/twmb/franz-go", "github.com/redis/", "github.com/nats-io/", "github.com/prometheus/",
+	"go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/exporters", "google.golang.org/grpc",
 }
 
 // pkg is what `go list` says of a package.

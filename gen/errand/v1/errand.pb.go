@@ -3974,6 +3974,687 @@ func (x *Session) GetRenewedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+type GetInsightsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Queue         string                 `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`                             // all if empty
+	Since         *durationpb.Duration   `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`                             // 24 h if absent; whole hours are told of
+	TargetWait    *durationpb.Duration   `protobuf:"bytes,3,opt,name=target_wait,json=targetWait,proto3" json:"target_wait,omitempty"` // 1 min if absent: how long attempts may wait, for slots_needed
+	Limit         int32                  `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`                            // of each list: 20 if 0, at most 1000
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetInsightsRequest) Reset() {
+	*x = GetInsightsRequest{}
+	mi := &file_errand_v1_errand_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetInsightsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetInsightsRequest) ProtoMessage() {}
+
+func (x *GetInsightsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetInsightsRequest.ProtoReflect.Descriptor instead.
+func (*GetInsightsRequest) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *GetInsightsRequest) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *GetInsightsRequest) GetSince() *durationpb.Duration {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *GetInsightsRequest) GetTargetWait() *durationpb.Duration {
+	if x != nil {
+		return x.TargetWait
+	}
+	return nil
+}
+
+func (x *GetInsightsRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type GetInsightsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"` // the beginning of the first hour
+	Until         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`
+	TargetWait    *durationpb.Duration   `protobuf:"bytes,3,opt,name=target_wait,json=targetWait,proto3" json:"target_wait,omitempty"`
+	Kinds         []*KindInsight         `protobuf:"bytes,4,rep,name=kinds,proto3" json:"kinds,omitempty"`       // the slowest first, by run.p95
+	Queues        []*QueueInsight        `protobuf:"bytes,5,rep,name=queues,proto3" json:"queues,omitempty"`     // those that need most slots first
+	Hours         []*HourInsight         `protobuf:"bytes,6,rep,name=hours,proto3" json:"hours,omitempty"`       // the busiest first
+	Failures      []*FailureInsight      `protobuf:"bytes,7,rep,name=failures,proto3" json:"failures,omitempty"` // the most frequent first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetInsightsResponse) Reset() {
+	*x = GetInsightsResponse{}
+	mi := &file_errand_v1_errand_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetInsightsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetInsightsResponse) ProtoMessage() {}
+
+func (x *GetInsightsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetInsightsResponse.ProtoReflect.Descriptor instead.
+func (*GetInsightsResponse) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *GetInsightsResponse) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *GetInsightsResponse) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *GetInsightsResponse) GetTargetWait() *durationpb.Duration {
+	if x != nil {
+		return x.TargetWait
+	}
+	return nil
+}
+
+func (x *GetInsightsResponse) GetKinds() []*KindInsight {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *GetInsightsResponse) GetQueues() []*QueueInsight {
+	if x != nil {
+		return x.Queues
+	}
+	return nil
+}
+
+func (x *GetInsightsResponse) GetHours() []*HourInsight {
+	if x != nil {
+		return x.Hours
+	}
+	return nil
+}
+
+func (x *GetInsightsResponse) GetFailures() []*FailureInsight {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+// TimesInsight is a distribution: percentiles are within 2 % of the truth.
+type TimesInsight struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mean          *durationpb.Duration   `protobuf:"bytes,1,opt,name=mean,proto3" json:"mean,omitempty"`
+	P50           *durationpb.Duration   `protobuf:"bytes,2,opt,name=p50,proto3" json:"p50,omitempty"`
+	P95           *durationpb.Duration   `protobuf:"bytes,3,opt,name=p95,proto3" json:"p95,omitempty"`
+	P99           *durationpb.Duration   `protobuf:"bytes,4,opt,name=p99,proto3" json:"p99,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimesInsight) Reset() {
+	*x = TimesInsight{}
+	mi := &file_errand_v1_errand_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimesInsight) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimesInsight) ProtoMessage() {}
+
+func (x *TimesInsight) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimesInsight.ProtoReflect.Descriptor instead.
+func (*TimesInsight) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *TimesInsight) GetMean() *durationpb.Duration {
+	if x != nil {
+		return x.Mean
+	}
+	return nil
+}
+
+func (x *TimesInsight) GetP50() *durationpb.Duration {
+	if x != nil {
+		return x.P50
+	}
+	return nil
+}
+
+func (x *TimesInsight) GetP95() *durationpb.Duration {
+	if x != nil {
+		return x.P95
+	}
+	return nil
+}
+
+func (x *TimesInsight) GetP99() *durationpb.Duration {
+	if x != nil {
+		return x.P99
+	}
+	return nil
+}
+
+type CountsInsight struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Arrived       int64                  `protobuf:"varint,1,opt,name=arrived,proto3" json:"arrived,omitempty"` // jobs that became ready: new ones, those whose time had come, retries
+	Started       int64                  `protobuf:"varint,2,opt,name=started,proto3" json:"started,omitempty"` // attempts, and how they ended:
+	Succeeded     int64                  `protobuf:"varint,3,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	Failed        int64                  `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	Discarded     int64                  `protobuf:"varint,5,opt,name=discarded,proto3" json:"discarded,omitempty"`
+	Snoozed       int64                  `protobuf:"varint,6,opt,name=snoozed,proto3" json:"snoozed,omitempty"`
+	Released      int64                  `protobuf:"varint,7,opt,name=released,proto3" json:"released,omitempty"`
+	Crashed       int64                  `protobuf:"varint,8,opt,name=crashed,proto3" json:"crashed,omitempty"`
+	Cancelled     int64                  `protobuf:"varint,9,opt,name=cancelled,proto3" json:"cancelled,omitempty"` // jobs
+	Expired       int64                  `protobuf:"varint,10,opt,name=expired,proto3" json:"expired,omitempty"`
+	Dead          int64                  `protobuf:"varint,11,opt,name=dead,proto3" json:"dead,omitempty"`
+	BusySeconds   float64                `protobuf:"fixed64,12,opt,name=busy_seconds,json=busySeconds,proto3" json:"busy_seconds,omitempty"`       // worker-seconds of all attempts
+	WastedSeconds float64                `protobuf:"fixed64,13,opt,name=wasted_seconds,json=wastedSeconds,proto3" json:"wasted_seconds,omitempty"` // of them: attempts that failed, crashed or were given back
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountsInsight) Reset() {
+	*x = CountsInsight{}
+	mi := &file_errand_v1_errand_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountsInsight) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountsInsight) ProtoMessage() {}
+
+func (x *CountsInsight) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountsInsight.ProtoReflect.Descriptor instead.
+func (*CountsInsight) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *CountsInsight) GetArrived() int64 {
+	if x != nil {
+		return x.Arrived
+	}
+	return 0
+}
+
+func (x *CountsInsight) GetStarted() int64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+func (x *CountsInsight) GetSucceeded() int64 {
+	if x != nil {
+		return x.Succeeded
+	}
+	return 0
+}
+
+func (x *CountsInsight) GetFailed() int64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *CountsInsight) GetDiscarded() int64 {
+	if x != nil {
+		return x.Discarded
+	}
+	return 0
+}
+
+func (x *CountsInsight) GetSnoozed() int64 {
+	if x != nil {
+		return x.Snoozed
+	}
+	return 0
+}
+
+func (x *CountsInsight) GetReleased() int64 {
+	if x != nil {
+		return x.Released
+	}
+	return 0
+}
+
+func (x *CountsInsight) GetCrashed() int64 {
+	if x != nil {
+		return x.Crashed
+	}
+	return 0
+}
+
+func (x *CountsInsight) GetCancelled() int64 {
+	if x != nil {
+		return x.Cancelled
+	}
+	return 0
+}
+
+func (x *CountsInsight) GetExpired() int64 {
+	if x != nil {
+		return x.Expired
+	}
+	return 0
+}
+
+func (x *CountsInsight) GetDead() int64 {
+	if x != nil {
+		return x.Dead
+	}
+	return 0
+}
+
+func (x *CountsInsight) GetBusySeconds() float64 {
+	if x != nil {
+		return x.BusySeconds
+	}
+	return 0
+}
+
+func (x *CountsInsight) GetWastedSeconds() float64 {
+	if x != nil {
+		return x.WastedSeconds
+	}
+	return 0
+}
+
+type KindInsight struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Queue         string                 `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"` // "other" for those beyond the bound
+	Counts        *CountsInsight         `protobuf:"bytes,3,opt,name=counts,proto3" json:"counts,omitempty"`
+	Wait          *TimesInsight          `protobuf:"bytes,4,opt,name=wait,proto3" json:"wait,omitempty"` // from when a job could be taken to its lease; absent if there were none
+	Run           *TimesInsight          `protobuf:"bytes,5,opt,name=run,proto3" json:"run,omitempty"`   // of attempts that succeeded, failed or were discarded; absent if there were none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KindInsight) Reset() {
+	*x = KindInsight{}
+	mi := &file_errand_v1_errand_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KindInsight) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KindInsight) ProtoMessage() {}
+
+func (x *KindInsight) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KindInsight.ProtoReflect.Descriptor instead.
+func (*KindInsight) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *KindInsight) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *KindInsight) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *KindInsight) GetCounts() *CountsInsight {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *KindInsight) GetWait() *TimesInsight {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+func (x *KindInsight) GetRun() *TimesInsight {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+type QueueInsight struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Queue         string                 `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	Peak          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=peak,proto3" json:"peak,omitempty"`                           // the hour that asked for most attempts
+	PeakRate      float64                `protobuf:"fixed64,3,opt,name=peak_rate,json=peakRate,proto3" json:"peak_rate,omitempty"` // of attempts, a second, in it
+	MeanRun       *durationpb.Duration   `protobuf:"bytes,4,opt,name=mean_run,json=meanRun,proto3" json:"mean_run,omitempty"`
+	PeakLoad      float64                `protobuf:"fixed64,5,opt,name=peak_load,json=peakLoad,proto3" json:"peak_load,omitempty"`         // slots busy on average at that rate
+	SlotsNeeded   int32                  `protobuf:"varint,6,opt,name=slots_needed,json=slotsNeeded,proto3" json:"slots_needed,omitempty"` // so that 99 % of attempts begin within target_wait at that rate
+	Wait          *TimesInsight          `protobuf:"bytes,7,opt,name=wait,proto3" json:"wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueueInsight) Reset() {
+	*x = QueueInsight{}
+	mi := &file_errand_v1_errand_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueueInsight) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueueInsight) ProtoMessage() {}
+
+func (x *QueueInsight) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueueInsight.ProtoReflect.Descriptor instead.
+func (*QueueInsight) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *QueueInsight) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *QueueInsight) GetPeak() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Peak
+	}
+	return nil
+}
+
+func (x *QueueInsight) GetPeakRate() float64 {
+	if x != nil {
+		return x.PeakRate
+	}
+	return 0
+}
+
+func (x *QueueInsight) GetMeanRun() *durationpb.Duration {
+	if x != nil {
+		return x.MeanRun
+	}
+	return nil
+}
+
+func (x *QueueInsight) GetPeakLoad() float64 {
+	if x != nil {
+		return x.PeakLoad
+	}
+	return 0
+}
+
+func (x *QueueInsight) GetSlotsNeeded() int32 {
+	if x != nil {
+		return x.SlotsNeeded
+	}
+	return 0
+}
+
+func (x *QueueInsight) GetWait() *TimesInsight {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+type HourInsight struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Start         *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	Counts        *CountsInsight         `protobuf:"bytes,2,opt,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HourInsight) Reset() {
+	*x = HourInsight{}
+	mi := &file_errand_v1_errand_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HourInsight) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HourInsight) ProtoMessage() {}
+
+func (x *HourInsight) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HourInsight.ProtoReflect.Descriptor instead.
+func (*HourInsight) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *HourInsight) GetStart() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *HourInsight) GetCounts() *CountsInsight {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+type FailureInsight struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Queue         string                 `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Pattern       string                 `protobuf:"bytes,3,opt,name=pattern,proto3" json:"pattern,omitempty"`         // what the messages have in common: # for numbers and ids, "…" for what was quoted
+	Fingerprint   string                 `protobuf:"bytes,4,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"` // a short name of the pattern
+	Count         int64                  `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
+	FirstSeen     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=first_seen,json=firstSeen,proto3" json:"first_seen,omitempty"` // since from
+	LastSeen      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailureInsight) Reset() {
+	*x = FailureInsight{}
+	mi := &file_errand_v1_errand_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailureInsight) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailureInsight) ProtoMessage() {}
+
+func (x *FailureInsight) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailureInsight.ProtoReflect.Descriptor instead.
+func (*FailureInsight) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *FailureInsight) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *FailureInsight) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *FailureInsight) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *FailureInsight) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *FailureInsight) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *FailureInsight) GetFirstSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstSeen
+	}
+	return nil
+}
+
+func (x *FailureInsight) GetLastSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSeen
+	}
+	return nil
+}
+
 type GetServerInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3982,7 +4663,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[57]
+	mi := &file_errand_v1_errand_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3994,7 +4675,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[57]
+	mi := &file_errand_v1_errand_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4007,7 +4688,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{57}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{65}
 }
 
 type GetServerInfoResponse struct {
@@ -4036,7 +4717,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[58]
+	mi := &file_errand_v1_errand_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4048,7 +4729,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[58]
+	mi := &file_errand_v1_errand_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4061,7 +4742,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{58}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -4482,7 +5163,68 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\topened_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x129\n" +
 	"\n" +
 	"renewed_at\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\trenewedAt\"\x16\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\trenewedAt\"\xad\x01\n" +
+	"\x12GetInsightsRequest\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12/\n" +
+	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\x12:\n" +
+	"\vtarget_wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"targetWait\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\x05R\x05limit\"\xf7\x02\n" +
+	"\x13GetInsightsResponse\x12.\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x120\n" +
+	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12:\n" +
+	"\vtarget_wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"targetWait\x12,\n" +
+	"\x05kinds\x18\x04 \x03(\v2\x16.errand.v1.KindInsightR\x05kinds\x12/\n" +
+	"\x06queues\x18\x05 \x03(\v2\x17.errand.v1.QueueInsightR\x06queues\x12,\n" +
+	"\x05hours\x18\x06 \x03(\v2\x16.errand.v1.HourInsightR\x05hours\x125\n" +
+	"\bfailures\x18\a \x03(\v2\x19.errand.v1.FailureInsightR\bfailures\"\xc4\x01\n" +
+	"\fTimesInsight\x12-\n" +
+	"\x04mean\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04mean\x12+\n" +
+	"\x03p50\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03p50\x12+\n" +
+	"\x03p95\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03p95\x12+\n" +
+	"\x03p99\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03p99\"\xfd\x02\n" +
+	"\rCountsInsight\x12\x18\n" +
+	"\aarrived\x18\x01 \x01(\x03R\aarrived\x12\x18\n" +
+	"\astarted\x18\x02 \x01(\x03R\astarted\x12\x1c\n" +
+	"\tsucceeded\x18\x03 \x01(\x03R\tsucceeded\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x03R\x06failed\x12\x1c\n" +
+	"\tdiscarded\x18\x05 \x01(\x03R\tdiscarded\x12\x18\n" +
+	"\asnoozed\x18\x06 \x01(\x03R\asnoozed\x12\x1a\n" +
+	"\breleased\x18\a \x01(\x03R\breleased\x12\x18\n" +
+	"\acrashed\x18\b \x01(\x03R\acrashed\x12\x1c\n" +
+	"\tcancelled\x18\t \x01(\x03R\tcancelled\x12\x18\n" +
+	"\aexpired\x18\n" +
+	" \x01(\x03R\aexpired\x12\x12\n" +
+	"\x04dead\x18\v \x01(\x03R\x04dead\x12!\n" +
+	"\fbusy_seconds\x18\f \x01(\x01R\vbusySeconds\x12%\n" +
+	"\x0ewasted_seconds\x18\r \x01(\x01R\rwastedSeconds\"\xc1\x01\n" +
+	"\vKindInsight\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x120\n" +
+	"\x06counts\x18\x03 \x01(\v2\x18.errand.v1.CountsInsightR\x06counts\x12+\n" +
+	"\x04wait\x18\x04 \x01(\v2\x17.errand.v1.TimesInsightR\x04wait\x12)\n" +
+	"\x03run\x18\x05 \x01(\v2\x17.errand.v1.TimesInsightR\x03run\"\x94\x02\n" +
+	"\fQueueInsight\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12.\n" +
+	"\x04peak\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04peak\x12\x1b\n" +
+	"\tpeak_rate\x18\x03 \x01(\x01R\bpeakRate\x124\n" +
+	"\bmean_run\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\ameanRun\x12\x1b\n" +
+	"\tpeak_load\x18\x05 \x01(\x01R\bpeakLoad\x12!\n" +
+	"\fslots_needed\x18\x06 \x01(\x05R\vslotsNeeded\x12+\n" +
+	"\x04wait\x18\a \x01(\v2\x17.errand.v1.TimesInsightR\x04wait\"q\n" +
+	"\vHourInsight\x120\n" +
+	"\x05start\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05start\x120\n" +
+	"\x06counts\x18\x02 \x01(\v2\x18.errand.v1.CountsInsightR\x06counts\"\x80\x02\n" +
+	"\x0eFailureInsight\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
+	"\apattern\x18\x03 \x01(\tR\apattern\x12 \n" +
+	"\vfingerprint\x18\x04 \x01(\tR\vfingerprint\x12\x14\n" +
+	"\x05count\x18\x05 \x01(\x03R\x05count\x129\n" +
+	"\n" +
+	"first_seen\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tfirstSeen\x127\n" +
+	"\tlast_seen\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\"\x16\n" +
 	"\x14GetServerInfoRequest\"\xbb\x04\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
@@ -4539,7 +5281,7 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\fOUTCOME_FAIL\x10\x02\x12\x13\n" +
 	"\x0fOUTCOME_DISCARD\x10\x03\x12\x12\n" +
 	"\x0eOUTCOME_SNOOZE\x10\x04\x12\x13\n" +
-	"\x0fOUTCOME_RELEASE\x10\x052\xf6\v\n" +
+	"\x0fOUTCOME_RELEASE\x10\x052\xc4\f\n" +
 	"\fQueueService\x12@\n" +
 	"\aEnqueue\x12\x19.errand.v1.EnqueueRequest\x1a\x1a.errand.v1.EnqueueResponse\x127\n" +
 	"\x04Wake\x12\x16.errand.v1.WakeRequest\x1a\x17.errand.v1.WakeResponse\x12@\n" +
@@ -4565,7 +5307,8 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\vResumeQueue\x12\x1d.errand.v1.ResumeQueueRequest\x1a\x1e.errand.v1.ResumeQueueResponse\x12I\n" +
 	"\n" +
 	"RouteQueue\x12\x1c.errand.v1.RouteQueueRequest\x1a\x1d.errand.v1.RouteQueueResponse\x12O\n" +
-	"\fListSessions\x12\x1e.errand.v1.ListSessionsRequest\x1a\x1f.errand.v1.ListSessionsResponse\x12R\n" +
+	"\fListSessions\x12\x1e.errand.v1.ListSessionsRequest\x1a\x1f.errand.v1.ListSessionsResponse\x12L\n" +
+	"\vGetInsights\x12\x1d.errand.v1.GetInsightsRequest\x1a\x1e.errand.v1.GetInsightsResponse\x12R\n" +
 	"\rGetServerInfo\x12\x1f.errand.v1.GetServerInfoRequest\x1a .errand.v1.GetServerInfoResponse2X\n" +
 	"\fWatchService\x12H\n" +
 	"\tWatchJobs\x12\x1b.errand.v1.WatchJobsRequest\x1a\x1c.errand.v1.WatchJobsResponse0\x01B3Z1github.com/errandhq/errand/gen/errand/v1;errandv1b\x06proto3"
@@ -4583,7 +5326,7 @@ func file_errand_v1_errand_proto_rawDescGZIP() []byte {
 }
 
 var file_errand_v1_errand_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_errand_v1_errand_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_errand_v1_errand_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_errand_v1_errand_proto_goTypes = []any{
 	(JobState)(0),                 // 0: errand.v1.JobState
 	(UniqueMode)(0),               // 1: errand.v1.UniqueMode
@@ -4647,126 +5390,159 @@ var file_errand_v1_errand_proto_goTypes = []any{
 	(*ListSessionsRequest)(nil),   // 59: errand.v1.ListSessionsRequest
 	(*ListSessionsResponse)(nil),  // 60: errand.v1.ListSessionsResponse
 	(*Session)(nil),               // 61: errand.v1.Session
-	(*GetServerInfoRequest)(nil),  // 62: errand.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil), // 63: errand.v1.GetServerInfoResponse
-	(*timestamppb.Timestamp)(nil), // 64: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 65: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 66: google.protobuf.Value
+	(*GetInsightsRequest)(nil),    // 62: errand.v1.GetInsightsRequest
+	(*GetInsightsResponse)(nil),   // 63: errand.v1.GetInsightsResponse
+	(*TimesInsight)(nil),          // 64: errand.v1.TimesInsight
+	(*CountsInsight)(nil),         // 65: errand.v1.CountsInsight
+	(*KindInsight)(nil),           // 66: errand.v1.KindInsight
+	(*QueueInsight)(nil),          // 67: errand.v1.QueueInsight
+	(*HourInsight)(nil),           // 68: errand.v1.HourInsight
+	(*FailureInsight)(nil),        // 69: errand.v1.FailureInsight
+	(*GetServerInfoRequest)(nil),  // 70: errand.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil), // 71: errand.v1.GetServerInfoResponse
+	(*timestamppb.Timestamp)(nil), // 72: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 73: google.protobuf.Duration
+	(*structpb.Value)(nil),        // 74: google.protobuf.Value
 }
 var file_errand_v1_errand_proto_depIdxs = []int32{
-	0,  // 0: errand.v1.Job.state:type_name -> errand.v1.JobState
-	64, // 1: errand.v1.Job.created_at:type_name -> google.protobuf.Timestamp
-	64, // 2: errand.v1.Job.run_at:type_name -> google.protobuf.Timestamp
-	64, // 3: errand.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
-	64, // 4: errand.v1.Job.leased_at:type_name -> google.protobuf.Timestamp
-	64, // 5: errand.v1.Job.done_at:type_name -> google.protobuf.Timestamp
-	65, // 6: errand.v1.Job.timeout:type_name -> google.protobuf.Duration
-	1,  // 7: errand.v1.Job.unique_mode:type_name -> errand.v1.UniqueMode
-	65, // 8: errand.v1.Job.unique_for:type_name -> google.protobuf.Duration
-	6,  // 9: errand.v1.Job.errors:type_name -> errand.v1.JobError
-	65, // 10: errand.v1.Job.age:type_name -> google.protobuf.Duration
-	64, // 11: errand.v1.JobError.at:type_name -> google.protobuf.Timestamp
-	9,  // 12: errand.v1.EnqueueRequest.items:type_name -> errand.v1.EnqueueItem
-	66, // 13: errand.v1.EnqueueItem.json:type_name -> google.protobuf.Value
-	65, // 14: errand.v1.EnqueueItem.delay:type_name -> google.protobuf.Duration
-	64, // 15: errand.v1.EnqueueItem.run_at:type_name -> google.protobuf.Timestamp
-	65, // 16: errand.v1.EnqueueItem.timeout:type_name -> google.protobuf.Duration
-	64, // 17: errand.v1.EnqueueItem.expires_at:type_name -> google.protobuf.Timestamp
-	65, // 18: errand.v1.EnqueueItem.expires_in:type_name -> google.protobuf.Duration
-	1,  // 19: errand.v1.EnqueueItem.unique_mode:type_name -> errand.v1.UniqueMode
-	65, // 20: errand.v1.EnqueueItem.unique_for:type_name -> google.protobuf.Duration
-	2,  // 21: errand.v1.EnqueueItem.on_conflict:type_name -> errand.v1.OnConflict
-	11, // 22: errand.v1.EnqueueResponse.results:type_name -> errand.v1.EnqueueResult
-	0,  // 23: errand.v1.EnqueueResult.state:type_name -> errand.v1.JobState
-	7,  // 24: errand.v1.EnqueueResult.problem:type_name -> errand.v1.Problem
-	3,  // 25: errand.v1.GetJobsRequest.view:type_name -> errand.v1.JobView
-	5,  // 26: errand.v1.GetJobsResponse.jobs:type_name -> errand.v1.Job
-	0,  // 27: errand.v1.ListJobsRequest.state:type_name -> errand.v1.JobState
-	5,  // 28: errand.v1.ListJobsResponse.jobs:type_name -> errand.v1.Job
-	20, // 29: errand.v1.WatchJobsResponse.event:type_name -> errand.v1.JobEvent
-	0,  // 30: errand.v1.JobEvent.state:type_name -> errand.v1.JobState
-	64, // 31: errand.v1.JobEvent.at:type_name -> google.protobuf.Timestamp
-	65, // 32: errand.v1.WaitJobsRequest.timeout:type_name -> google.protobuf.Duration
-	5,  // 33: errand.v1.WaitJobsResponse.jobs:type_name -> errand.v1.Job
-	5,  // 34: errand.v1.JobResult.job:type_name -> errand.v1.Job
-	7,  // 35: errand.v1.JobResult.problem:type_name -> errand.v1.Problem
-	23, // 36: errand.v1.CancelJobsResponse.results:type_name -> errand.v1.JobResult
-	23, // 37: errand.v1.DeleteJobsResponse.results:type_name -> errand.v1.JobResult
-	65, // 38: errand.v1.DeadFilter.older_than:type_name -> google.protobuf.Duration
-	28, // 39: errand.v1.RedriveJobsRequest.filter:type_name -> errand.v1.DeadFilter
-	23, // 40: errand.v1.RedriveJobsResponse.problems:type_name -> errand.v1.JobResult
-	28, // 41: errand.v1.PurgeDeadRequest.filter:type_name -> errand.v1.DeadFilter
-	28, // 42: errand.v1.CountDeadRequest.filter:type_name -> errand.v1.DeadFilter
-	65, // 43: errand.v1.OpenSessionResponse.ttl:type_name -> google.protobuf.Duration
-	65, // 44: errand.v1.OpenSessionResponse.renew_every:type_name -> google.protobuf.Duration
-	65, // 45: errand.v1.LeaseRequest.wait:type_name -> google.protobuf.Duration
-	5,  // 46: errand.v1.LeaseResponse.jobs:type_name -> errand.v1.Job
-	37, // 47: errand.v1.ExtendRequest.held:type_name -> errand.v1.Held
-	41, // 48: errand.v1.ExtendRequest.progress:type_name -> errand.v1.Progress
-	65, // 49: errand.v1.ExtendRequest.wait:type_name -> google.protobuf.Duration
-	37, // 50: errand.v1.ExtendResponse.cancelled:type_name -> errand.v1.Held
-	37, // 51: errand.v1.ExtendResponse.lost:type_name -> errand.v1.Held
-	44, // 52: errand.v1.SettleRequest.items:type_name -> errand.v1.Settlement
-	4,  // 53: errand.v1.Settlement.outcome:type_name -> errand.v1.Outcome
-	65, // 54: errand.v1.Settlement.delay:type_name -> google.protobuf.Duration
-	46, // 55: errand.v1.SettleResponse.results:type_name -> errand.v1.SettleResult
-	0,  // 56: errand.v1.SettleResult.state:type_name -> errand.v1.JobState
-	7,  // 57: errand.v1.SettleResult.problem:type_name -> errand.v1.Problem
-	51, // 58: errand.v1.ListQueuesResponse.queues:type_name -> errand.v1.Queue
-	65, // 59: errand.v1.Queue.oldest_ready:type_name -> google.protobuf.Duration
-	52, // 60: errand.v1.Queue.kinds:type_name -> errand.v1.QueueKind
-	61, // 61: errand.v1.ListSessionsResponse.sessions:type_name -> errand.v1.Session
-	64, // 62: errand.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
-	64, // 63: errand.v1.Session.renewed_at:type_name -> google.protobuf.Timestamp
-	8,  // 64: errand.v1.QueueService.Enqueue:input_type -> errand.v1.EnqueueRequest
-	12, // 65: errand.v1.QueueService.Wake:input_type -> errand.v1.WakeRequest
-	14, // 66: errand.v1.QueueService.GetJobs:input_type -> errand.v1.GetJobsRequest
-	16, // 67: errand.v1.QueueService.ListJobs:input_type -> errand.v1.ListJobsRequest
-	21, // 68: errand.v1.QueueService.WaitJobs:input_type -> errand.v1.WaitJobsRequest
-	24, // 69: errand.v1.QueueService.CancelJobs:input_type -> errand.v1.CancelJobsRequest
-	26, // 70: errand.v1.QueueService.DeleteJobs:input_type -> errand.v1.DeleteJobsRequest
-	29, // 71: errand.v1.QueueService.RedriveJobs:input_type -> errand.v1.RedriveJobsRequest
-	31, // 72: errand.v1.QueueService.PurgeDead:input_type -> errand.v1.PurgeDeadRequest
-	33, // 73: errand.v1.QueueService.CountDead:input_type -> errand.v1.CountDeadRequest
-	35, // 74: errand.v1.QueueService.OpenSession:input_type -> errand.v1.OpenSessionRequest
-	38, // 75: errand.v1.QueueService.Lease:input_type -> errand.v1.LeaseRequest
-	40, // 76: errand.v1.QueueService.Extend:input_type -> errand.v1.ExtendRequest
-	43, // 77: errand.v1.QueueService.Settle:input_type -> errand.v1.SettleRequest
-	47, // 78: errand.v1.QueueService.CloseSession:input_type -> errand.v1.CloseSessionRequest
-	49, // 79: errand.v1.QueueService.ListQueues:input_type -> errand.v1.ListQueuesRequest
-	53, // 80: errand.v1.QueueService.PauseQueue:input_type -> errand.v1.PauseQueueRequest
-	55, // 81: errand.v1.QueueService.ResumeQueue:input_type -> errand.v1.ResumeQueueRequest
-	57, // 82: errand.v1.QueueService.RouteQueue:input_type -> errand.v1.RouteQueueRequest
-	59, // 83: errand.v1.QueueService.ListSessions:input_type -> errand.v1.ListSessionsRequest
-	62, // 84: errand.v1.QueueService.GetServerInfo:input_type -> errand.v1.GetServerInfoRequest
-	18, // 85: errand.v1.WatchService.WatchJobs:input_type -> errand.v1.WatchJobsRequest
-	10, // 86: errand.v1.QueueService.Enqueue:output_type -> errand.v1.EnqueueResponse
-	13, // 87: errand.v1.QueueService.Wake:output_type -> errand.v1.WakeResponse
-	15, // 88: errand.v1.QueueService.GetJobs:output_type -> errand.v1.GetJobsResponse
-	17, // 89: errand.v1.QueueService.ListJobs:output_type -> errand.v1.ListJobsResponse
-	22, // 90: errand.v1.QueueService.WaitJobs:output_type -> errand.v1.WaitJobsResponse
-	25, // 91: errand.v1.QueueService.CancelJobs:output_type -> errand.v1.CancelJobsResponse
-	27, // 92: errand.v1.QueueService.DeleteJobs:output_type -> errand.v1.DeleteJobsResponse
-	30, // 93: errand.v1.QueueService.RedriveJobs:output_type -> errand.v1.RedriveJobsResponse
-	32, // 94: errand.v1.QueueService.PurgeDead:output_type -> errand.v1.PurgeDeadResponse
-	34, // 95: errand.v1.QueueService.CountDead:output_type -> errand.v1.CountDeadResponse
-	36, // 96: errand.v1.QueueService.OpenSession:output_type -> errand.v1.OpenSessionResponse
-	39, // 97: errand.v1.QueueService.Lease:output_type -> errand.v1.LeaseResponse
-	42, // 98: errand.v1.QueueService.Extend:output_type -> errand.v1.ExtendResponse
-	45, // 99: errand.v1.QueueService.Settle:output_type -> errand.v1.SettleResponse
-	48, // 100: errand.v1.QueueService.CloseSession:output_type -> errand.v1.CloseSessionResponse
-	50, // 101: errand.v1.QueueService.ListQueues:output_type -> errand.v1.ListQueuesResponse
-	54, // 102: errand.v1.QueueService.PauseQueue:output_type -> errand.v1.PauseQueueResponse
-	56, // 103: errand.v1.QueueService.ResumeQueue:output_type -> errand.v1.ResumeQueueResponse
-	58, // 104: errand.v1.QueueService.RouteQueue:output_type -> errand.v1.RouteQueueResponse
-	60, // 105: errand.v1.QueueService.ListSessions:output_type -> errand.v1.ListSessionsResponse
-	63, // 106: errand.v1.QueueService.GetServerInfo:output_type -> errand.v1.GetServerInfoResponse
-	19, // 107: errand.v1.WatchService.WatchJobs:output_type -> errand.v1.WatchJobsResponse
-	86, // [86:108] is the sub-list for method output_type
-	64, // [64:86] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	0,   // 0: errand.v1.Job.state:type_name -> errand.v1.JobState
+	72,  // 1: errand.v1.Job.created_at:type_name -> google.protobuf.Timestamp
+	72,  // 2: errand.v1.Job.run_at:type_name -> google.protobuf.Timestamp
+	72,  // 3: errand.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
+	72,  // 4: errand.v1.Job.leased_at:type_name -> google.protobuf.Timestamp
+	72,  // 5: errand.v1.Job.done_at:type_name -> google.protobuf.Timestamp
+	73,  // 6: errand.v1.Job.timeout:type_name -> google.protobuf.Duration
+	1,   // 7: errand.v1.Job.unique_mode:type_name -> errand.v1.UniqueMode
+	73,  // 8: errand.v1.Job.unique_for:type_name -> google.protobuf.Duration
+	6,   // 9: errand.v1.Job.errors:type_name -> errand.v1.JobError
+	73,  // 10: errand.v1.Job.age:type_name -> google.protobuf.Duration
+	72,  // 11: errand.v1.JobError.at:type_name -> google.protobuf.Timestamp
+	9,   // 12: errand.v1.EnqueueRequest.items:type_name -> errand.v1.EnqueueItem
+	74,  // 13: errand.v1.EnqueueItem.json:type_name -> google.protobuf.Value
+	73,  // 14: errand.v1.EnqueueItem.delay:type_name -> google.protobuf.Duration
+	72,  // 15: errand.v1.EnqueueItem.run_at:type_name -> google.protobuf.Timestamp
+	73,  // 16: errand.v1.EnqueueItem.timeout:type_name -> google.protobuf.Duration
+	72,  // 17: errand.v1.EnqueueItem.expires_at:type_name -> google.protobuf.Timestamp
+	73,  // 18: errand.v1.EnqueueItem.expires_in:type_name -> google.protobuf.Duration
+	1,   // 19: errand.v1.EnqueueItem.unique_mode:type_name -> errand.v1.UniqueMode
+	73,  // 20: errand.v1.EnqueueItem.unique_for:type_name -> google.protobuf.Duration
+	2,   // 21: errand.v1.EnqueueItem.on_conflict:type_name -> errand.v1.OnConflict
+	11,  // 22: errand.v1.EnqueueResponse.results:type_name -> errand.v1.EnqueueResult
+	0,   // 23: errand.v1.EnqueueResult.state:type_name -> errand.v1.JobState
+	7,   // 24: errand.v1.EnqueueResult.problem:type_name -> errand.v1.Problem
+	3,   // 25: errand.v1.GetJobsRequest.view:type_name -> errand.v1.JobView
+	5,   // 26: errand.v1.GetJobsResponse.jobs:type_name -> errand.v1.Job
+	0,   // 27: errand.v1.ListJobsRequest.state:type_name -> errand.v1.JobState
+	5,   // 28: errand.v1.ListJobsResponse.jobs:type_name -> errand.v1.Job
+	20,  // 29: errand.v1.WatchJobsResponse.event:type_name -> errand.v1.JobEvent
+	0,   // 30: errand.v1.JobEvent.state:type_name -> errand.v1.JobState
+	72,  // 31: errand.v1.JobEvent.at:type_name -> google.protobuf.Timestamp
+	73,  // 32: errand.v1.WaitJobsRequest.timeout:type_name -> google.protobuf.Duration
+	5,   // 33: errand.v1.WaitJobsResponse.jobs:type_name -> errand.v1.Job
+	5,   // 34: errand.v1.JobResult.job:type_name -> errand.v1.Job
+	7,   // 35: errand.v1.JobResult.problem:type_name -> errand.v1.Problem
+	23,  // 36: errand.v1.CancelJobsResponse.results:type_name -> errand.v1.JobResult
+	23,  // 37: errand.v1.DeleteJobsResponse.results:type_name -> errand.v1.JobResult
+	73,  // 38: errand.v1.DeadFilter.older_than:type_name -> google.protobuf.Duration
+	28,  // 39: errand.v1.RedriveJobsRequest.filter:type_name -> errand.v1.DeadFilter
+	23,  // 40: errand.v1.RedriveJobsResponse.problems:type_name -> errand.v1.JobResult
+	28,  // 41: errand.v1.PurgeDeadRequest.filter:type_name -> errand.v1.DeadFilter
+	28,  // 42: errand.v1.CountDeadRequest.filter:type_name -> errand.v1.DeadFilter
+	73,  // 43: errand.v1.OpenSessionResponse.ttl:type_name -> google.protobuf.Duration
+	73,  // 44: errand.v1.OpenSessionResponse.renew_every:type_name -> google.protobuf.Duration
+	73,  // 45: errand.v1.LeaseRequest.wait:type_name -> google.protobuf.Duration
+	5,   // 46: errand.v1.LeaseResponse.jobs:type_name -> errand.v1.Job
+	37,  // 47: errand.v1.ExtendRequest.held:type_name -> errand.v1.Held
+	41,  // 48: errand.v1.ExtendRequest.progress:type_name -> errand.v1.Progress
+	73,  // 49: errand.v1.ExtendRequest.wait:type_name -> google.protobuf.Duration
+	37,  // 50: errand.v1.ExtendResponse.cancelled:type_name -> errand.v1.Held
+	37,  // 51: errand.v1.ExtendResponse.lost:type_name -> errand.v1.Held
+	44,  // 52: errand.v1.SettleRequest.items:type_name -> errand.v1.Settlement
+	4,   // 53: errand.v1.Settlement.outcome:type_name -> errand.v1.Outcome
+	73,  // 54: errand.v1.Settlement.delay:type_name -> google.protobuf.Duration
+	46,  // 55: errand.v1.SettleResponse.results:type_name -> errand.v1.SettleResult
+	0,   // 56: errand.v1.SettleResult.state:type_name -> errand.v1.JobState
+	7,   // 57: errand.v1.SettleResult.problem:type_name -> errand.v1.Problem
+	51,  // 58: errand.v1.ListQueuesResponse.queues:type_name -> errand.v1.Queue
+	73,  // 59: errand.v1.Queue.oldest_ready:type_name -> google.protobuf.Duration
+	52,  // 60: errand.v1.Queue.kinds:type_name -> errand.v1.QueueKind
+	61,  // 61: errand.v1.ListSessionsResponse.sessions:type_name -> errand.v1.Session
+	72,  // 62: errand.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
+	72,  // 63: errand.v1.Session.renewed_at:type_name -> google.protobuf.Timestamp
+	73,  // 64: errand.v1.GetInsightsRequest.since:type_name -> google.protobuf.Duration
+	73,  // 65: errand.v1.GetInsightsRequest.target_wait:type_name -> google.protobuf.Duration
+	72,  // 66: errand.v1.GetInsightsResponse.from:type_name -> google.protobuf.Timestamp
+	72,  // 67: errand.v1.GetInsightsResponse.until:type_name -> google.protobuf.Timestamp
+	73,  // 68: errand.v1.GetInsightsResponse.target_wait:type_name -> google.protobuf.Duration
+	66,  // 69: errand.v1.GetInsightsResponse.kinds:type_name -> errand.v1.KindInsight
+	67,  // 70: errand.v1.GetInsightsResponse.queues:type_name -> errand.v1.QueueInsight
+	68,  // 71: errand.v1.GetInsightsResponse.hours:type_name -> errand.v1.HourInsight
+	69,  // 72: errand.v1.GetInsightsResponse.failures:type_name -> errand.v1.FailureInsight
+	73,  // 73: errand.v1.TimesInsight.mean:type_name -> google.protobuf.Duration
+	73,  // 74: errand.v1.TimesInsight.p50:type_name -> google.protobuf.Duration
+	73,  // 75: errand.v1.TimesInsight.p95:type_name -> google.protobuf.Duration
+	73,  // 76: errand.v1.TimesInsight.p99:type_name -> google.protobuf.Duration
+	65,  // 77: errand.v1.KindInsight.counts:type_name -> errand.v1.CountsInsight
+	64,  // 78: errand.v1.KindInsight.wait:type_name -> errand.v1.TimesInsight
+	64,  // 79: errand.v1.KindInsight.run:type_name -> errand.v1.TimesInsight
+	72,  // 80: errand.v1.QueueInsight.peak:type_name -> google.protobuf.Timestamp
+	73,  // 81: errand.v1.QueueInsight.mean_run:type_name -> google.protobuf.Duration
+	64,  // 82: errand.v1.QueueInsight.wait:type_name -> errand.v1.TimesInsight
+	72,  // 83: errand.v1.HourInsight.start:type_name -> google.protobuf.Timestamp
+	65,  // 84: errand.v1.HourInsight.counts:type_name -> errand.v1.CountsInsight
+	72,  // 85: errand.v1.FailureInsight.first_seen:type_name -> google.protobuf.Timestamp
+	72,  // 86: errand.v1.FailureInsight.last_seen:type_name -> google.protobuf.Timestamp
+	8,   // 87: errand.v1.QueueService.Enqueue:input_type -> errand.v1.EnqueueRequest
+	12,  // 88: errand.v1.QueueService.Wake:input_type -> errand.v1.WakeRequest
+	14,  // 89: errand.v1.QueueService.GetJobs:input_type -> errand.v1.GetJobsRequest
+	16,  // 90: errand.v1.QueueService.ListJobs:input_type -> errand.v1.ListJobsRequest
+	21,  // 91: errand.v1.QueueService.WaitJobs:input_type -> errand.v1.WaitJobsRequest
+	24,  // 92: errand.v1.QueueService.CancelJobs:input_type -> errand.v1.CancelJobsRequest
+	26,  // 93: errand.v1.QueueService.DeleteJobs:input_type -> errand.v1.DeleteJobsRequest
+	29,  // 94: errand.v1.QueueService.RedriveJobs:input_type -> errand.v1.RedriveJobsRequest
+	31,  // 95: errand.v1.QueueService.PurgeDead:input_type -> errand.v1.PurgeDeadRequest
+	33,  // 96: errand.v1.QueueService.CountDead:input_type -> errand.v1.CountDeadRequest
+	35,  // 97: errand.v1.QueueService.OpenSession:input_type -> errand.v1.OpenSessionRequest
+	38,  // 98: errand.v1.QueueService.Lease:input_type -> errand.v1.LeaseRequest
+	40,  // 99: errand.v1.QueueService.Extend:input_type -> errand.v1.ExtendRequest
+	43,  // 100: errand.v1.QueueService.Settle:input_type -> errand.v1.SettleRequest
+	47,  // 101: errand.v1.QueueService.CloseSession:input_type -> errand.v1.CloseSessionRequest
+	49,  // 102: errand.v1.QueueService.ListQueues:input_type -> errand.v1.ListQueuesRequest
+	53,  // 103: errand.v1.QueueService.PauseQueue:input_type -> errand.v1.PauseQueueRequest
+	55,  // 104: errand.v1.QueueService.ResumeQueue:input_type -> errand.v1.ResumeQueueRequest
+	57,  // 105: errand.v1.QueueService.RouteQueue:input_type -> errand.v1.RouteQueueRequest
+	59,  // 106: errand.v1.QueueService.ListSessions:input_type -> errand.v1.ListSessionsRequest
+	62,  // 107: errand.v1.QueueService.GetInsights:input_type -> errand.v1.GetInsightsRequest
+	70,  // 108: errand.v1.QueueService.GetServerInfo:input_type -> errand.v1.GetServerInfoRequest
+	18,  // 109: errand.v1.WatchService.WatchJobs:input_type -> errand.v1.WatchJobsRequest
+	10,  // 110: errand.v1.QueueService.Enqueue:output_type -> errand.v1.EnqueueResponse
+	13,  // 111: errand.v1.QueueService.Wake:output_type -> errand.v1.WakeResponse
+	15,  // 112: errand.v1.QueueService.GetJobs:output_type -> errand.v1.GetJobsResponse
+	17,  // 113: errand.v1.QueueService.ListJobs:output_type -> errand.v1.ListJobsResponse
+	22,  // 114: errand.v1.QueueService.WaitJobs:output_type -> errand.v1.WaitJobsResponse
+	25,  // 115: errand.v1.QueueService.CancelJobs:output_type -> errand.v1.CancelJobsResponse
+	27,  // 116: errand.v1.QueueService.DeleteJobs:output_type -> errand.v1.DeleteJobsResponse
+	30,  // 117: errand.v1.QueueService.RedriveJobs:output_type -> errand.v1.RedriveJobsResponse
+	32,  // 118: errand.v1.QueueService.PurgeDead:output_type -> errand.v1.PurgeDeadResponse
+	34,  // 119: errand.v1.QueueService.CountDead:output_type -> errand.v1.CountDeadResponse
+	36,  // 120: errand.v1.QueueService.OpenSession:output_type -> errand.v1.OpenSessionResponse
+	39,  // 121: errand.v1.QueueService.Lease:output_type -> errand.v1.LeaseResponse
+	42,  // 122: errand.v1.QueueService.Extend:output_type -> errand.v1.ExtendResponse
+	45,  // 123: errand.v1.QueueService.Settle:output_type -> errand.v1.SettleResponse
+	48,  // 124: errand.v1.QueueService.CloseSession:output_type -> errand.v1.CloseSessionResponse
+	50,  // 125: errand.v1.QueueService.ListQueues:output_type -> errand.v1.ListQueuesResponse
+	54,  // 126: errand.v1.QueueService.PauseQueue:output_type -> errand.v1.PauseQueueResponse
+	56,  // 127: errand.v1.QueueService.ResumeQueue:output_type -> errand.v1.ResumeQueueResponse
+	58,  // 128: errand.v1.QueueService.RouteQueue:output_type -> errand.v1.RouteQueueResponse
+	60,  // 129: errand.v1.QueueService.ListSessions:output_type -> errand.v1.ListSessionsResponse
+	63,  // 130: errand.v1.QueueService.GetInsights:output_type -> errand.v1.GetInsightsResponse
+	71,  // 131: errand.v1.QueueService.GetServerInfo:output_type -> errand.v1.GetServerInfoResponse
+	19,  // 132: errand.v1.WatchService.WatchJobs:output_type -> errand.v1.WatchJobsResponse
+	110, // [110:133] is the sub-list for method output_type
+	87,  // [87:110] is the sub-list for method input_type
+	87,  // [87:87] is the sub-list for extension type_name
+	87,  // [87:87] is the sub-list for extension extendee
+	0,   // [0:87] is the sub-list for field type_name
 }
 
 func init() { file_errand_v1_errand_proto_init() }
@@ -4781,7 +5557,7 @@ func file_errand_v1_errand_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_errand_v1_errand_proto_rawDesc), len(file_errand_v1_errand_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   59,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -83,6 +83,9 @@ const (
 	// QueueServiceListSessionsProcedure is the fully-qualified name of the QueueService's ListSessions
 	// RPC.
 	QueueServiceListSessionsProcedure = "/errand.v1.QueueService/ListSessions"
+	// QueueServiceGetInsightsProcedure is the fully-qualified name of the QueueService's GetInsights
+	// RPC.
+	QueueServiceGetInsightsProcedure = "/errand.v1.QueueService/GetInsights"
 	// QueueServiceGetServerInfoProcedure is the fully-qualified name of the QueueService's
 	// GetServerInfo RPC.
 	QueueServiceGetServerInfoProcedure = "/errand.v1.QueueService/GetServerInfo"
@@ -125,6 +128,8 @@ type QueueServiceClient interface {
 	// RouteQueue says by which carrier a queue's jobs go from now on.
 	RouteQueue(context.Context, *v1.RouteQueueRequest) (*v1.RouteQueueResponse, error)
 	ListSessions(context.Context, *v1.ListSessionsRequest) (*v1.ListSessionsResponse, error)
+	// GetInsights tells what became of jobs lately, from sums that are kept by the hour.
+	GetInsights(context.Context, *v1.GetInsightsRequest) (*v1.GetInsightsResponse, error)
 	GetServerInfo(context.Context, *v1.GetServerInfoRequest) (*v1.GetServerInfoResponse, error)
 }
 
@@ -259,6 +264,12 @@ func NewQueueServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(queueServiceMethods.ByName("ListSessions")),
 			connect.WithClientOptions(opts...),
 		),
+		getInsights: connect.NewClient[v1.GetInsightsRequest, v1.GetInsightsResponse](
+			httpClient,
+			baseURL+QueueServiceGetInsightsProcedure,
+			connect.WithSchema(queueServiceMethods.ByName("GetInsights")),
+			connect.WithClientOptions(opts...),
+		),
 		getServerInfo: connect.NewClient[v1.GetServerInfoRequest, v1.GetServerInfoResponse](
 			httpClient,
 			baseURL+QueueServiceGetServerInfoProcedure,
@@ -290,6 +301,7 @@ type queueServiceClient struct {
 	resumeQueue   *connect.Client[v1.ResumeQueueRequest, v1.ResumeQueueResponse]
 	routeQueue    *connect.Client[v1.RouteQueueRequest, v1.RouteQueueResponse]
 	listSessions  *connect.Client[v1.ListSessionsRequest, v1.ListSessionsResponse]
+	getInsights   *connect.Client[v1.GetInsightsRequest, v1.GetInsightsResponse]
 	getServerInfo *connect.Client[v1.GetServerInfoRequest, v1.GetServerInfoResponse]
 }
 
@@ -473,6 +485,15 @@ func (c *queueServiceClient) ListSessions(ctx context.Context, req *v1.ListSessi
 	return nil, err
 }
 
+// GetInsights calls errand.v1.QueueService.GetInsights.
+func (c *queueServiceClient) GetInsights(ctx context.Context, req *v1.GetInsightsRequest) (*v1.GetInsightsResponse, error) {
+	response, err := c.getInsights.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // GetServerInfo calls errand.v1.QueueService.GetServerInfo.
 func (c *queueServiceClient) GetServerInfo(ctx context.Context, req *v1.GetServerInfoRequest) (*v1.GetServerInfoResponse, error) {
 	response, err := c.getServerInfo.CallUnary(ctx, connect.NewRequest(req))
@@ -517,6 +538,8 @@ type QueueServiceHandler interface {
 	// RouteQueue says by which carrier a queue's jobs go from now on.
 	RouteQueue(context.Context, *v1.RouteQueueRequest) (*v1.RouteQueueResponse, error)
 	ListSessions(context.Context, *v1.ListSessionsRequest) (*v1.ListSessionsResponse, error)
+	// GetInsights tells what became of jobs lately, from sums that are kept by the hour.
+	GetInsights(context.Context, *v1.GetInsightsRequest) (*v1.GetInsightsResponse, error)
 	GetServerInfo(context.Context, *v1.GetServerInfoRequest) (*v1.GetServerInfoResponse, error)
 }
 
@@ -647,6 +670,12 @@ func NewQueueServiceHandler(svc QueueServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(queueServiceMethods.ByName("ListSessions")),
 		connect.WithHandlerOptions(opts...),
 	)
+	queueServiceGetInsightsHandler := connect.NewUnaryHandlerSimple(
+		QueueServiceGetInsightsProcedure,
+		svc.GetInsights,
+		connect.WithSchema(queueServiceMethods.ByName("GetInsights")),
+		connect.WithHandlerOptions(opts...),
+	)
 	queueServiceGetServerInfoHandler := connect.NewUnaryHandlerSimple(
 		QueueServiceGetServerInfoProcedure,
 		svc.GetServerInfo,
@@ -695,6 +724,8 @@ func NewQueueServiceHandler(svc QueueServiceHandler, opts ...connect.HandlerOpti
 			queueServiceRouteQueueHandler.ServeHTTP(w, r)
 		case QueueServiceListSessionsProcedure:
 			queueServiceListSessionsHandler.ServeHTTP(w, r)
+		case QueueServiceGetInsightsProcedure:
+			queueServiceGetInsightsHandler.ServeHTTP(w, r)
 		case QueueServiceGetServerInfoProcedure:
 			queueServiceGetServerInfoHandler.ServeHTTP(w, r)
 		default:
@@ -784,6 +815,10 @@ func (UnimplementedQueueServiceHandler) RouteQueue(context.Context, *v1.RouteQue
 
 func (UnimplementedQueueServiceHandler) ListSessions(context.Context, *v1.ListSessionsRequest) (*v1.ListSessionsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("errand.v1.QueueService.ListSessions is not implemented"))
+}
+
+func (UnimplementedQueueServiceHandler) GetInsights(context.Context, *v1.GetInsightsRequest) (*v1.GetInsightsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("errand.v1.QueueService.GetInsights is not implemented"))
 }
 
 func (UnimplementedQueueServiceHandler) GetServerInfo(context.Context, *v1.GetServerInfoRequest) (*v1.GetServerInfoResponse, error) {

@@ -1,0 +1,86 @@
+// Package tracing makes the spans that only a server can tell of: how long a
+// job waited. The spans of enqueues and attempts are the SDK's.
+package tracing
+
+import (
+	"context"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/errandhq/errand/internal/engine"
+	"github.com/errandhq/errand/job"
+)
+
+// Waits makes a span of each wait, from the time that a job could be taken to
+// its lease, in the trace that its enqueue left in it. It is an engine.Observer.
+//
+// Jobs without a trace have no span, nor have those that their worker gave
+// back, of which nobody knows since when they wait again.
+type Waits struct {
+	tracer trace.Tracer
+}
+
+var _ engine.Observer = (*Waits)(nil)
+
+// NewWaits returns an observer that hands its spans to tp.
+func NewWaits(tp trace.TracerProvider) *Waits {
+	return &Waits{tracer: tp.Tracer("github.com/errandhq/errand/internal/tracing", trace.WithSchemaURL(semconv.SchemaURL))}
+}
+
+// Observe implements engine.Observer.
+func (w *Waits) Observe(changes []engine.Change) {
+	for i := range changes {
+		c := &changes[i]
+		if c.Event == job.Lease && c.Job.Trace != "" && c.Job.Lane > job.LaneFront && c.Job.Kind != job.KindCanary {
+			w.waited(c.Job)
+		}
+	}
+}
+
+func (w *Waits) waited(j *job.Job) {
+	ctx := WithParent(context.Background(), j.Trace)
+	made := trace.SpanContextFromContext(ctx)
+	if !made.IsValid() {
+		return
+	}
+	until := j.LeasedAt
+	if until.Before(j.RunAt) {
+		until = j.RunAt // the ledger's clock was set back
+	}
+	_, span := w.tracer.Start(ctx, "wait "+j.Queue, trace.WithTimestamp(j.RunAt),
+		trace.WithLinks(trace.Link{SpanContext: made}),
+		trace.WithAttributes(
+			semconv.MessagingSystemKey.String("errand"),
+			semconv.MessagingDestinationName(j.Queue),
+			semconv.MessagingMessageID(j.ID.String()),
+			attribute.String("errand.job.kind", j.Kind),
+			attribute.Int("errand.job.attempt", j.Attempt),
+		))
+	span.End(trace.WithTimestamp(until))
+}
+
+// WithParent returns a context whose span is the one that a W3C traceparent
+// names; a value that is none is ignored.
+func WithParent(ctx context.Context, traceparent string) context.Context {
+	return propagation.TraceContext{}.Extract(ctx, header(traceparent))
+}
+
+// header is a traceparent as the propagator reads it.
+type header string
+
+// Get implements propagation.TextMapCarrier.
+func (h header) Get(key string) string {
+	if key == "traceparent" {
+		return string(h)
+	}
+	return ""
+}
+
+// Set implements propagation.TextMapCarrier; nothing is written here.
+func (h header) Set(string, string) {}
+
+// Keys implements propagation.TextMapCarrier.
+func (h header) Keys() []string { return []string{"traceparent"} }

@@ -1,0 +1,229 @@
+package errand
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+
+	errandv1 "github.com/errandhq/errand/gen/errand/v1"
+)
+
+// instrumented is a client of a fake whose spans and metrics are kept.
+func instrumented(t *testing.T, f *fake) (*Client, *tracetest.SpanRecorder, *sdkmetric.ManualReader) {
+	t.Helper()
+	spans, reader := tracetest.NewSpanRecorder(), sdkmetric.NewManualReader()
+	c := NewClient(f, nil)
+	c.retryFor = 0
+	tp := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))
+	if err := c.Instrument(tp, sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))); err != nil {
+		t.Fatal(err)
+	}
+	return c, spans, reader
+}
+
+// One call is one span, and all its jobs are in its trace; an explicit trace of
+// a job is kept.
+func TestABatchHasOneSpan(t *testing.T) {
+	f := newFake()
+	c, spans, reader := instrumented(t, f)
+	const own = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	_, err := c.EnqueueBatch(t.Context(), []EnqueueParams{{Kind: "a", Queue: "x"}, {Kind: "a"}, {Kind: "a", TraceParent: own}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := spans.Ended()
+	if len(ended) != 1 || ended[0].Name() != "send" || ended[0].SpanKind() != trace.SpanKindProducer {
+		t.Fatalf("spans %v, want one \"send\"", ended)
+	}
+	sc := ended[0].SpanContext()
+	want := "00-" + sc.TraceID().String() + "-" + sc.SpanID().String() + "-01"
+	for i, parent := range []string{want, want, own} {
+		if got := f.enqueues[0].GetItems()[i].GetTraceParent(); got != parent {
+			t.Errorf("item %d has trace %q, want %q", i, got, parent)
+		}
+	}
+	if got := counts(t, reader, "messaging.client.sent.messages"); !slices.Equal(got, []int64{1, 2}) {
+		t.Errorf("sent %v, want 1 to one queue and 2 to the other", got)
+	}
+}
+
+func TestAFailedEnqueueIsAFailedSpan(t *testing.T) {
+	f := newFake()
+	f.on = func(string, int, bool) error { return wireErr(CodeResourceExhausted, ReasonQueueFull) }
+	c, spans, _ := instrumented(t, f)
+	if _, err := c.Enqueue(t.Context(), EnqueueParams{Kind: "a"}); err == nil {
+		t.Fatal("the call went well")
+	}
+	s := spans.Ended()[0]
+	why := ""
+	for _, a := range s.Attributes() {
+		if a.Key == "error.type" {
+			why = a.Value.AsString()
+		}
+	}
+	if s.Status().Code != codes.Error || why != string(ReasonQueueFull) {
+		t.Errorf("status %v, error.type %q", s.Status(), why)
+	}
+}
+
+// Every end of a handler ends its span, and what it enqueues is below it.
+func TestEveryOutcomeEndsItsSpan(t *testing.T) {
+	f := newFake()
+	c, spans, reader := instrumented(t, f)
+	f.add("works", 1)
+	f.add("fails", 1)
+	f.add("panics", 1)
+	f.add("waits", 1)
+	w := &Worker{Client: c, Logger: slog.New(slog.DiscardHandler)}
+	HandleKind(w, "works", func(ctx context.Context, _ *RawJob) error {
+		_, err := c.Enqueue(ctx, EnqueueParams{Kind: "next", Queue: "elsewhere"})
+		return err
+	})
+	HandleKind(w, "fails", func(context.Context, *RawJob) error { return Discard(errors.New("no")) })
+	HandleKind(w, "panics", func(context.Context, *RawJob) error { panic("oh") })
+	HandleKind(w, "waits", func(context.Context, *RawJob) error { return Snooze(time.Hour) })
+	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	attempts := map[string]sdktrace.ReadOnlySpan{}
+	var below sdktrace.ReadOnlySpan
+	for len(attempts) < 4 && ctx.Err() == nil {
+		time.Sleep(time.Millisecond) // the recorder has no signal
+		for _, s := range spans.Ended() {
+			switch s.Name() {
+			case "process default":
+				attempts[text(s, attrKind)] = s
+			case "send elsewhere":
+				below = s
+			}
+		}
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	for kind, outcome := range map[string]Outcome{
+		"works": OutcomeSucceeded, "fails": OutcomeDiscarded, "panics": OutcomeFailed, "waits": OutcomeSnoozed,
+	} {
+		s := attempts[kind]
+		failed := outcome == OutcomeFailed || outcome == OutcomeDiscarded
+		if s == nil || text(s, attrOutcome) != string(outcome) || (s.Status().Code == codes.Error) != failed {
+			t.Errorf("%s: span %v, want outcome %s", kind, s, outcome)
+		}
+	}
+	if below == nil || below.Parent().SpanID() != attempts["works"].SpanContext().SpanID() {
+		t.Errorf("the enqueue of a handler is not below its attempt: %v", below)
+	}
+	total := int64(0)
+	for _, n := range counts(t, reader, "messaging.process.duration") {
+		total += n
+	}
+	if total < 4 {
+		t.Errorf("messaging.process.duration has %d values, want 4", total)
+	}
+}
+
+// The newest of an explicit traceparent and an active span wins.
+func TestTheNewestTraceWins(t *testing.T) {
+	const explicit = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	tracer := sdktrace.NewTracerProvider().Tracer("")
+	ctx, span := tracer.Start(ContextWithTraceParent(t.Context(), explicit), "later")
+	sc := span.SpanContext()
+	if got, want := TraceParentFrom(ctx), "00-"+sc.TraceID().String()+"-"+sc.SpanID().String()+"-01"; got != want {
+		t.Errorf("a span after the explicit one: %q, want %q", got, want)
+	}
+	if got := TraceParentFrom(ContextWithTraceParent(ctx, explicit)); got != explicit {
+		t.Errorf("an explicit one after the span: %q, want %q", got, explicit)
+	}
+	if got := TraceParentFrom(t.Context()); got != "" {
+		t.Errorf("of an empty context: %q", got)
+	}
+}
+
+// Without providers nothing is allocated on the way of a job.
+func TestSilenceAllocatesNothing(t *testing.T) {
+	c := NewClient(newFake(), nil)
+	if err := c.Instrument(nil, nil); err != nil || c.telemetry != nil {
+		t.Fatalf("telemetry %v, %v; want none", c.telemetry, err)
+	}
+	ctx, j, began := t.Context(), &RawJob{Queue: "q", Kind: "k"}, time.Now()
+	jobs := []*errandv1.Job{{Queue: "q"}}
+	got := testing.AllocsPerRun(1000, func() {
+		c.telemetry.received(ctx, began, jobs, nil)
+		_, a := c.telemetry.process(ctx, j)
+		a.end(ctx, OutcomeSucceeded, "", 0)
+		c.telemetry.settled(ctx, began, nil)
+		_ = TraceParentFrom(ctx)
+	})
+	if got != 0 {
+		t.Errorf("%v allocations a job, want 0", got)
+	}
+}
+
+// BenchmarkTelemetry is what an attempt costs a worker: silent, and told.
+func BenchmarkTelemetry(b *testing.B) {
+	j := &RawJob{ID: NewID(), Queue: "q", Kind: "k", TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+	told := NewClient(newFake(), nil)
+	if err := told.Instrument(sdktrace.NewTracerProvider(), sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))); err != nil {
+		b.Fatal(err)
+	}
+	for name, c := range map[string]*Client{"silent": NewClient(newFake(), nil), "told": told} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				ctx, a := c.telemetry.process(b.Context(), j)
+				a.end(ctx, OutcomeSucceeded, "", time.Millisecond)
+			}
+		})
+	}
+}
+
+func text(s sdktrace.ReadOnlySpan, key attribute.Key) string {
+	for _, a := range s.Attributes() {
+		if a.Key == key {
+			return a.Value.AsString()
+		}
+	}
+	return ""
+}
+
+// counts are the values of a counter, or the counts of a histogram, in order.
+func counts(t *testing.T, reader *sdkmetric.ManualReader, metric string) []int64 {
+	t.Helper()
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	var out []int64
+	for _, sm := range all.ScopeMetrics {
+		for _, m := range sm.Metrics {
+			if m.Name != metric {
+				continue
+			}
+			switch data := m.Data.(type) {
+			case metricdata.Sum[int64]:
+				for _, p := range data.DataPoints {
+					out = append(out, p.Value)
+				}
+			case metricdata.Histogram[float64]:
+				for _, p := range data.DataPoints {
+					out = append(out, int64(p.Count))
+				}
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
