@@ -44,6 +44,10 @@ type Cluster struct {
 	Env []string
 	// NoRetries keeps jobs that fail at first out of the load.
 	NoRetries bool
+	// Queues are those over which the load is spread; the queue "default" if empty.
+	Queues []string
+	// Repeats hands some of the load's jobs in twice, under the same ids.
+	Repeats bool
 
 	client *errand.Client
 }
