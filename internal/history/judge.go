@@ -39,12 +39,13 @@ type Verdict struct {
 	Violations []Violation
 	Ends       map[errand.State]int // accepted jobs by how they ended
 	Ordered    map[string]int       // jobs by queue whose order could be judged
+	Overtaken  map[string]int       // the most less urgent jobs that went before one of these
 }
 
 // Judge holds the parts of the history against each other.
 func (h *History) Judge() Verdict {
 	j := &judge{h: h, jobs: map[errand.ID]*errand.JobInfo{}, runs: map[errand.ID][]Run{}}
-	j.verdict.Ends, j.verdict.Ordered = map[errand.State]int{}, map[string]int{}
+	j.verdict.Ends, j.verdict.Ordered, j.verdict.Overtaken = map[errand.State]int{}, map[string]int{}, map[string]int{}
 	j.ledger()
 	j.promises()
 	j.tokens()
@@ -189,6 +190,7 @@ func (j *judge) order() {
 				overtaken++
 			}
 		}
+		j.verdict.Overtaken[p.Queue] = max(j.verdict.Overtaken[p.Queue], overtaken)
 		if overtaken > bound {
 			j.report(OutOfOrder, id, "of priority %d in queue %s waited while %d of lower priority were begun; at most %d may", p.Priority, p.Queue, overtaken, bound)
 		}

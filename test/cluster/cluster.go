@@ -181,6 +181,7 @@ type Worker struct {
 	c      *Cluster
 	name   string
 	server string
+	island *Island // nil: it is where the test is
 	args   []string
 	runs   int
 }
@@ -191,7 +192,13 @@ func (c *Cluster) AddWorker(args ...string) *Worker { return c.AddWorkerOf(c.URL
 // AddWorkerOf starts a test worker of the addresses given.
 func (c *Cluster) AddWorkerOf(server string, args ...string) *Worker {
 	c.T.Helper()
-	w := &Worker{c: c, name: fmt.Sprintf("worker-%d", len(c.Workers)), server: server, args: args}
+	return c.AddWorkerOn(nil, server, args...)
+}
+
+// AddWorkerOn is AddWorkerOf on an island, from which it must reach the addresses.
+func (c *Cluster) AddWorkerOn(i *Island, server string, args ...string) *Worker {
+	c.T.Helper()
+	w := &Worker{c: c, name: fmt.Sprintf("worker-%d", len(c.Workers)), server: server, island: i, args: args}
 	c.Workers = append(c.Workers, w)
 	w.Start()
 	return w
@@ -206,6 +213,9 @@ func (w *Worker) Start() {
 	}
 	w.runs++
 	args := append([]string{"-server", w.server, "-log", w.runLog()}, w.args...)
+	if w.island != nil {
+		program, args = "ip", append([]string{"netns", "exec", w.island.name, program}, args...)
+	}
 	w.Process = start(w.c.T, w.c.Dir, fmt.Sprintf("%s-%d", w.name, w.runs), nil, program, args...)
 }
 

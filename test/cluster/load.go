@@ -29,6 +29,14 @@ func (l *Load) Promises() map[errand.ID]history.Promise {
 	return maps.Clone(l.accepted)
 }
 
+// Add adds the jobs of another load.
+func (l *Load) Add(other *Load) {
+	more := other.Promises()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.Copy(l.accepted, more)
+}
+
 // Accepted is the number of jobs whose enqueue has returned without an error.
 func (l *Load) Accepted() int {
 	l.mu.Lock()
@@ -57,6 +65,18 @@ func (c *Cluster) Produce(n int, over time.Duration, seed uint64) *Load {
 	}
 	all.Wait()
 	return l
+}
+
+// Burst hands in n jobs at once that do as ordered.
+func (c *Cluster) Burst(l *Load, n int, o Order, opts ...errand.EnqueueOption) {
+	c.T.Helper()
+	for left := n; left > 0; left -= 500 {
+		items := make([]item, min(left, 500))
+		for i := range items {
+			items[i] = c.newItem(o, opts...)
+		}
+		c.submit(c.Client(), l, items)
+	}
 }
 
 func (c *Cluster) produce(client *errand.Client, l *Load, n int, over time.Duration, rng *rand.Rand) {
