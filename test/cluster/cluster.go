@@ -325,3 +325,23 @@ func (c *Cluster) Enqueue(o Order, opts ...errand.EnqueueOption) errand.ID {
 	}
 	return id
 }
+
+// LeasedByRef is how many jobs the servers leased because a carrier brought their refs.
+func (c *Cluster) LeasedByRef() (n int64) {
+	c.T.Helper()
+	for _, s := range c.Servers {
+		client, err := errand.Dial(s.URL())
+		if err != nil {
+			c.T.Fatal(err)
+		}
+		info, err := client.ServerInfo(c.T.Context())
+		if err != nil {
+			c.T.Fatal(err)
+		}
+		n += info.LeasedByRef
+		if err := client.Close(); err != nil {
+			c.T.Fatal(err)
+		}
+	}
+	return n
+}

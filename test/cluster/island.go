@@ -4,13 +4,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 )
 
 // Island is a network namespace of its own, joined to this one by a bridge that a test can
-// cut: what crosses it then is gone, and nobody is told. Its methods are for one goroutine
+// cut: what crosses it then is gone, and nobody is told. There the name localhost leads to this
+// side, for a server without tokens answers to no other name. Its methods are for one goroutine
 // at a time.
 type Island struct {
 	t    testing.TB
@@ -29,10 +31,20 @@ func NewIsland(t testing.TB) (*Island, error) {
 		net: fmt.Sprintf("10.213.%d", (int64(os.Getpid())+n)%250),
 	}
 	far := i.name + "f"
+	hosts := filepath.Join("/etc/netns", i.name)
 	t.Cleanup(func() {
 		_ = ip("link", "del", i.name) // may never have been made
 		_ = ip("netns", "del", i.name)
+		if err := os.RemoveAll(hosts); err != nil {
+			t.Error(err)
+		}
 	})
+	if err := os.MkdirAll(hosts, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(hosts, "hosts"), []byte(i.net+".1 localhost\n"), 0o644); err != nil {
+		return nil, err
+	}
 	for _, args := range [][]string{
 		{"netns", "add", i.name},
 		{"link", "add", i.name, "type", "veth", "peer", "name", far},
@@ -50,7 +62,7 @@ func NewIsland(t testing.TB) (*Island, error) {
 	return i, nil
 }
 
-// Address is that of this side, as the island sees it.
+// Address is that of this side of the bridge, where lines for the island begin.
 func (i *Island) Address() string { return i.net + ".1" }
 
 // Cut lets nothing cross the bridge until Join.

@@ -46,26 +46,6 @@ func onEveryPath(t *testing.T, f func(t *testing.T, c *cluster.Cluster, way carr
 	}
 }
 
-// leasedByRef is how many jobs the servers leased because a carrier brought their refs.
-func leasedByRef(t *testing.T, c *cluster.Cluster) (n int64) {
-	t.Helper()
-	for _, s := range c.Servers {
-		client, err := errand.Dial(s.URL())
-		if err != nil {
-			t.Fatal(err)
-		}
-		info, err := client.ServerInfo(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		n += info.LeasedByRef
-		if err := client.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return n
-}
-
 // One life of many jobs, on every path: each ends once, in the order of priority,
 // through failures, delays, a pause and a change of route.
 func TestEveryPathCarriesJobs(t *testing.T) {
@@ -80,11 +60,11 @@ func TestEveryPathCarriesJobs(t *testing.T) {
 		if way.route != "direct" {
 			c.Eventually("the carrier is in use", func() (bool, string) {
 				c.AwaitState(c.Enqueue(cluster.Order{}), errand.Succeeded)
-				n := leasedByRef(t, c)
+				n := c.LeasedByRef()
 				return n > 0, fmt.Sprint(n)
 			})
 		}
-		before := leasedByRef(t, c)
+		before := c.LeasedByRef()
 		var ids []errand.ID
 		for i := range 300 {
 			o := cluster.Order{N: i}
@@ -126,7 +106,7 @@ func TestEveryPathCarriesJobs(t *testing.T) {
 			}
 		}
 		// What failed, was delayed or came right after a change of route may have been leased directly.
-		if n := leasedByRef(t, c) - before; way.route == "direct" && n != 0 || way.route != "direct" && n < 30 {
+		if n := c.LeasedByRef() - before; way.route == "direct" && n != 0 || way.route != "direct" && n < 30 {
 			t.Errorf("%d jobs came by the carrier", n)
 		}
 	})
@@ -176,9 +156,9 @@ func TestJobLongerThanTheBrokersTimeout(t *testing.T) {
 	c.AddWorker("-concurrency", "1")
 	c.Eventually("the carrier is in use", func() (bool, string) {
 		c.AwaitState(c.Enqueue(cluster.Order{}), errand.Succeeded)
-		return leasedByRef(t, c) > 0, ""
+		return c.LeasedByRef() > 0, ""
 	})
-	before := leasedByRef(t, c)
+	before := c.LeasedByRef()
 	id := c.Enqueue(cluster.Order{Millis: 12_000})
 	c.AwaitState(id, errand.Succeeded)
 	starts := 0
@@ -190,7 +170,7 @@ func TestJobLongerThanTheBrokersTimeout(t *testing.T) {
 	if starts != 1 {
 		t.Errorf("it was started %d times", starts)
 	}
-	if n := leasedByRef(t, c) - before; n != 1 {
+	if n := c.LeasedByRef() - before; n != 1 {
 		t.Errorf("it came by the carrier %d times", n)
 	}
 }
