@@ -128,12 +128,10 @@ func (b *bench) clear(ctx context.Context, r *Report) {
 	for _, h := range b.hands {
 		h.letGo(ctx)
 	}
-	if err := b.end(ctx); err != nil {
-		r.Left = []string{"not known: " + err.Error()}
-		return
-	}
-	found, err := b.present(ctx)
-	if err != nil {
+	stored, err := b.present(ctx)
+	err = errors.Join(err, b.end(ctx))
+	found, err2 := b.present(ctx)
+	if err = errors.Join(err, err2); err != nil {
 		r.Left = []string{"not known: " + err.Error()}
 		return
 	}
@@ -144,7 +142,7 @@ func (b *bench) clear(ctx context.Context, r *Report) {
 			r.Left = append(r.Left, j.ID.String())
 		}
 	}
-	r.Deleted = len(b.ids) - len(found)
+	r.Jobs, r.Deleted = len(stored), len(stored)-len(found)
 }
 
 // letGo gives back what a hand still holds and closes its session. A session that is
