@@ -30,6 +30,8 @@ type hand struct {
 	pending map[int64]bool
 	news    map[string]bool // jobs whose cancellation it was told of
 	silent  func()          // ends the renewals, and waits for that
+	dead    bool            // abandoned
+	closed  bool
 }
 
 // hand opens a session that takes the jobs of a check, and renews it until close or
@@ -141,21 +143,24 @@ func (h *hand) leaseRequest(call int64, most int, wait time.Duration) *errandv1.
 	}
 }
 
-// patience is how long a ready job may take to a hand that asks for it: a ref that a
+// longest is how long a ready job may take to a hand that asks for it: a ref that a
 // carrier lost is published again after half a minute.
-const patience = 45 * time.Second
+const longest = 45 * time.Second
+
+// patience is that of this run.
+func (b *bench) patience() time.Duration { return min(longest, b.conf.Timeout/3) }
 
 // take leases until it has so many jobs. That none come is a broken promise.
 func (h *hand) take(ctx context.Context, n int) ([]*errandv1.Job, error) {
 	var got []*errandv1.Job
-	for deadline := time.Now().Add(patience); len(got) < n; {
+	for deadline := time.Now().Add(h.b.patience()); len(got) < n; {
 		jobs, err := h.lease(ctx, n-len(got), 2*time.Second)
 		if err != nil {
 			return got, fmt.Errorf("lease: %w", err)
 		}
 		got = append(got, jobs...)
 		if len(got) < n && time.Now().After(deadline) {
-			return got, broken("of %d jobs that were ready, a free hand got %d within %s", n, len(got), patience)
+			return got, broken("of %d jobs that were ready, a free hand got %d within %s", n, len(got), h.b.patience())
 		}
 	}
 	return got, nil
@@ -232,7 +237,10 @@ func outcome(j *errandv1.Job, o errandv1.Outcome) *errandv1.Settlement {
 }
 
 // abandon falls silent with all that is held, as a process does that was killed.
-func (h *hand) abandon() { h.silent() }
+func (h *hand) abandon() {
+	h.dead = true
+	h.silent()
+}
 
 // close ends the session.
 func (h *hand) close(ctx context.Context, draining bool) error {
@@ -242,8 +250,9 @@ func (h *hand) close(ctx context.Context, draining bool) error {
 		return err
 	})
 	if errorOf(err).Reason == errand.ReasonSessionLost {
-		return nil
+		err = nil
 	}
+	h.closed = err == nil
 	return err
 }
 

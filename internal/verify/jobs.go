@@ -145,10 +145,12 @@ func (b *bench) clear(ctx context.Context, r *Report) {
 	r.Jobs, r.Deleted = len(stored), len(stored)-len(found)
 }
 
-// letGo gives back what a hand still holds and closes its session. A session that is
-// dead has nothing any more.
+// letGo gives back what a hand still holds and closes its session.
 func (h *hand) letGo(ctx context.Context) {
 	h.silent()
+	if h.closed {
+		return
+	}
 	h.mu.Lock()
 	held := make(map[string]int64, len(h.held))
 	for id, token := range h.held {
@@ -156,6 +158,9 @@ func (h *hand) letGo(ctx context.Context) {
 	}
 	h.mu.Unlock()
 	for id, token := range held {
+		if h.dead {
+			break // the server takes it, or has done so
+		}
 		// What it held may have gone to another: then there is nothing to give back.
 		_, _ = h.settle(ctx, &errandv1.Settlement{Id: id, Token: token, Outcome: errandv1.Outcome_OUTCOME_RELEASE})
 	}

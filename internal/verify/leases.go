@@ -138,9 +138,9 @@ func (b *bench) suspects(ctx context.Context, check string, before []*errandv1.J
 	}
 	for range before {
 		got, err := h.lease(ctx, len(before), 2*time.Second)
-		for deadline := time.Now().Add(patience); err == nil && len(got) == 0; got, err = h.lease(ctx, len(before), 2*time.Second) {
+		for deadline := time.Now().Add(b.patience()); err == nil && len(got) == 0; got, err = h.lease(ctx, len(before), 2*time.Second) {
 			if time.Now().After(deadline) {
-				return broken("a job that had crashed once was given to nobody within %s", patience)
+				return broken("a job that had crashed once was given to nobody within %s", b.patience())
 			}
 		}
 		if err != nil {

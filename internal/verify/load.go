@@ -176,7 +176,7 @@ func (l *loading) ids() (ids []errand.ID) {
 func (l *loading) watch(ctx context.Context) <-chan error {
 	done := make(chan error, 1)
 	ids := l.ids()
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, l.b.patience())
 	go func() {
 		defer cancel()
 		done <- func() error {
@@ -202,7 +202,7 @@ func (l *loading) watch(ctx context.Context) <-chan error {
 // ended waits until every job is final, or nothing more is to be expected.
 func (l *loading) ended(ctx context.Context) error {
 	ids := l.ids()
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(l.b.patience()); ; {
 		jobs, err := l.b.client.Jobs(ctx, ids...)
 		if err != nil {
 			return err

@@ -106,9 +106,10 @@ func Run(ctx context.Context, conf Config) (Report, error) {
 	run, cancel := context.WithTimeoutCause(ctx, conf.Timeout, errTime)
 	defer cancel()
 	err := b.prepare(run)
-	r.Version, r.Ledger, r.Cache, r.Route = b.info.Version, b.info.Ledger, b.info.Cache, b.route
+	r.Version, r.Ledger, r.Cache = b.info.Version, b.info.Ledger, b.info.Cache
 	if err == nil {
 		err = b.all(run, &r)
+		r.Route = b.route
 		b.clear(context.WithoutCancel(ctx), &r)
 	}
 	if ctx.Err() != nil {
@@ -154,13 +155,12 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 	return h.close(ctx, false)
 }
 
-// unpaused says no if the queue is paused, and finds its route.
+// unpaused says no if the queue is paused, and finds its route, once it has jobs.
 func (b *bench) unpaused(ctx context.Context) error {
 	queues, err := b.client.Queues(ctx)
 	if err != nil {
 		return err
 	}
-	b.route = "" // not known before it has jobs
 	for _, q := range queues {
 		if q.Queue != b.conf.Queue {
 			continue

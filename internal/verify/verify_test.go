@@ -260,7 +260,7 @@ func TestBrokenServersFail(t *testing.T) {
 			b := &breaking{Service: open(t, embedded.Config{}).Service()}
 			c.breaks(b)
 			conf := config(b)
-			conf.Timeout = 60 * time.Second
+			conf.Timeout = 20 * time.Second
 			r, err := Run(t.Context(), conf)
 			if err != nil {
 				t.Errorf("the run: %v", err)

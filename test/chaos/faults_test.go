@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -11,7 +12,8 @@ import (
 )
 
 // lane carries out the steps of one part, one after another, each at its time or as
-// soon as the one before is over. None begins after the load.
+// soon as the one before is over. None begins after the load, unless its fault has not
+// happened yet.
 func (w *world) lane(name string, steps []step) {
 	for _, s := range steps {
 		for wait := time.Until(w.began.Add(s.at)); wait > 0; wait = time.Until(w.began.Add(s.at)) {
@@ -20,7 +22,7 @@ func (w *world) lane(name string, steps []step) {
 			}
 			pause(w.T.Context(), min(wait, 200*time.Millisecond))
 		}
-		if time.Since(w.began) > load || w.T.Context().Err() != nil {
+		if time.Since(w.began) > load && w.happened(s.name()) || w.T.Context().Err() != nil {
 			w.note("left out, for the load is over: %s", s)
 			continue
 		}
@@ -41,7 +43,7 @@ func (w *world) supervise() {
 
 // carryOut does what the step says.
 func (w *world) carryOut(s step) {
-	ctx, cancel := context.WithTimeout(w.T.Context(), patience+s.last)
+	ctx, cancel := context.WithTimeout(w.T.Context(), 3*patience+s.last)
 	defer cancel()
 	gap := func() { pause(ctx, s.last) }
 	said, err := "", error(nil)
@@ -83,8 +85,14 @@ func (w *world) carryOut(s step) {
 	}
 	w.note("%6.2fs %s %s, for %s and over after %.2fs", began.Seconds(), s.name(), said, s.last.Round(time.Millisecond), took.Seconds())
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.counts[s.name()]++
-	w.mu.Unlock()
+}
+
+func (w *world) happened(fault string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.counts[fault] > 0
 }
 
 func (w *world) toRedis(s step, gap func()) (string, error) {
@@ -97,26 +105,35 @@ func (w *world) toRedis(s step, gap func()) (string, error) {
 	return "", nil
 }
 
-func (w *world) toCarrier(ctx context.Context, s step, gap func()) (string, error) {
-	m := w.meddle[s.lane]
+// toCarrier does something to messages, of which it first makes some, or to their broker.
+func (w *world) toCarrier(ctx context.Context, s step, gap func()) (said string, err error) {
+	var node cluster.Node = w.rabbit
+	m, queue := w.meddle[s.lane], rabbitQueue
+	if s.lane == "kafka" {
+		node, queue = w.kafka, kafkaQueue
+	}
+	if s.what == "kill" {
+		node.Kill()
+		gap()
+		node.Start()
+		return "", nil
+	}
+	w.burst(queue, 300)
+	n := 0
 	switch s.what {
 	case "purge":
-		return m.purge(ctx)
+		n, err = m.purge(ctx)
 	case "double":
-		return m.double(ctx)
+		n, err = m.double(ctx)
 	case "drop":
-		return m.drop(ctx)
+		n, err = m.drop(ctx)
 	case "delay":
-		return m.delay(ctx, s.last)
+		n, err = m.delay(ctx, s.last)
 	}
-	var node cluster.Node = w.rabbit
-	if s.lane == "kafka" {
-		node = w.kafka
+	if err == nil && n == 0 {
+		err = errors.New("there were no messages")
 	}
-	node.Kill()
-	gap()
-	node.Start()
-	return "", nil
+	return fmt.Sprintf("%d messages", n), err
 }
 
 func (w *world) toLine(s step, gap func()) string {
