@@ -52,7 +52,7 @@ type verifyFlags struct {
 const maxVerifyJobs = 1000
 
 func newVerify(a *app) *cobra.Command {
-	v := verifyFlags{timeout: durationFlag(2 * time.Minute)}
+	v := verifyFlags{timeout: durationFlag(3 * time.Minute)}
 	cmd := &cobra.Command{
 		Use: "verify", Short: "Hold a running server against its promises", Long: verifyLong, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
