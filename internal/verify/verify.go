@@ -8,6 +8,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,8 +75,8 @@ type check struct {
 	run     func(ctx context.Context, b *bench) (detail string, err error)
 }
 
-// checks are all of them, as they are reported. Those of the ledger's own agreement come
-// after the others have ended.
+// checks are all of them. Those of the ledger's own agreement come after the others have
+// ended.
 func checks() (first, after []check) {
 	first = slices.Concat(durable, leases, stale, orderly, gentle, bounded)
 	return first, truth
@@ -110,6 +111,7 @@ func Run(ctx context.Context, conf Config) (Report, error) {
 	if err == nil {
 		err = b.all(run, &r)
 		r.Route = b.route
+		slices.SortStableFunc(r.Checks, func(a, b Check) int { return cmp.Compare(a.Promise, b.Promise) })
 		b.clear(context.WithoutCancel(ctx), &r)
 	}
 	if ctx.Err() != nil {

@@ -252,7 +252,10 @@ func TestMeddlers(t *testing.T) {
 		l := &log{broker: testenv.StartKafka(t, testenv.KafkaOptions{})}
 		fill := func() error {
 			_, err := l.with(func(cl *kgo.Client, adm *kadm.Client) (int, error) {
-				_, err := adm.CreateTopic(t.Context(), 1, 1, nil, "errand.x.q."+kafkaQueue)
+				var err error
+				if l.topic == "" {
+					_, err = adm.CreateTopic(t.Context(), 1, 1, nil, "errand.x.q."+kafkaQueue)
+				}
 				for range handful {
 					record := &kgo.Record{Topic: "errand.x.q." + kafkaQueue, Value: []byte("x")}
 					err = errors.Join(err, cl.ProduceSync(t.Context(), record).FirstErr())
