@@ -332,6 +332,7 @@ func (r *roled) GetServerInfo(ctx context.Context, q *errandv1.GetServerInfoRequ
 
 // Who is no operator deletes nothing: what has ended stays for the retention, and no dead letter is left.
 func TestWithoutAnOperatorsToken(t *testing.T) {
+	t.Parallel()
 	c := open(t, embedded.Config{})
 	r, err := Run(t.Context(), config(&roled{c.Service(), "producer,worker,viewer"}))
 	if err != nil || !r.OK || r.Deleted > r.Jobs-r.Retained || r.Retained < 200 {
@@ -365,6 +366,7 @@ func TestInterrupted(t *testing.T) {
 
 // What a run that was killed left is removed by the next.
 func TestClearsUpAfterAKilledRun(t *testing.T) {
+	t.Parallel()
 	c := open(t, embedded.Config{})
 	old := &bench{conf: config(c.Service()), client: c, svc: c.Service(), ids: map[errand.ID]bool{}}
 	id, err := old.enqueue(t.Context(), "order")
