@@ -112,9 +112,9 @@ func (p *printer) pairs(pairs [][2]string) {
 // stateText colours a job's state.
 func stateText(state string) string {
 	switch state {
-	case "succeeded", "live", "ok":
+	case "succeeded", "live", "ok", "pass":
 		return goodStyle.Render(state)
-	case "dead", "wrong":
+	case "dead", "wrong", "fail":
 		return badStyle.Render(state)
 	case "running", "draining":
 		return busyStyle.Render(state)

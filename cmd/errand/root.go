@@ -65,7 +65,7 @@ func newRoot(a *app) *cobra.Command {
 		newServe(a), newDev(a), newBench(a),
 		newEnqueue(a), newWork(a),
 		newJobs(a), newQueues(a), newDead(a), newSessions(a), newStats(a), newInsights(a),
-		newMigrate(a), newDoctor(a), newToken(a), newVersion(a), newCompletion(a),
+		newMigrate(a), newDoctor(a), newVerify(a), newToken(a), newVersion(a), newCompletion(a),
 	)
 	return root
 }

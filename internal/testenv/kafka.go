@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -49,6 +50,9 @@ type KafkaOptions struct {
 	Password string
 	// TLS, if set, is for the clients' listener.
 	TLS *Certificates
+	// Advertised is the host:port where clients are told to connect, such as that of a
+	// proxy; the listener itself if empty.
+	Advertised string
 }
 
 // Kafka is a broker that belongs to one test, which may kill, freeze and restart it. It
@@ -132,11 +136,12 @@ func (k *Kafka) configure() {
 		voters[i] = fmt.Sprintf("%d@%s", p.id, local(p.control))
 	}
 	replicas := fmt.Sprint(min(size, 3))
+	advertised := cmp.Or(k.opts.Advertised, local(k.client))
 	all := map[string]string{
 		"process.roles": "broker,controller", "node.id": fmt.Sprint(k.id),
 		"controller.quorum.voters": strings.Join(voters, ","), "controller.listener.names": "CONTROLLER",
 		"listeners":                                        fmt.Sprintf("CLIENT://%s,PEER://%s,CONTROLLER://%s", local(k.client), local(k.peer), local(k.control)),
-		"advertised.listeners":                             fmt.Sprintf("CLIENT://%s,PEER://%s", local(k.client), local(k.peer)),
+		"advertised.listeners":                             fmt.Sprintf("CLIENT://%s,PEER://%s", advertised, local(k.peer)),
 		"inter.broker.listener.name":                       "PEER",
 		"listener.security.protocol.map":                   "CLIENT:" + k.security() + ",PEER:PLAINTEXT,CONTROLLER:PLAINTEXT",
 		"log.dirs":                                         filepath.Join(k.base, "data"),

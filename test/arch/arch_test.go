@@ -52,6 +52,9 @@ var may = map[string][]string{
 	"internal/otlp":    {},
 	"internal/metrics": {"broker", "internal/cache", "internal/insight", "internal/engine", "internal/meter", "job", "ledger"},
 	"errandprom":       {"", "internal/meter", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	// What judges, and the command that examines a server from outside: by the SDK alone.
+	"internal/history": {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"internal/verify":  {"", "internal/auth", "internal/history", "job", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"internal/canary": {"", "broker", "internal/cache", "internal/insight", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
 		"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 }

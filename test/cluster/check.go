@@ -1,17 +1,18 @@
 package cluster
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
 	"slices"
 	"strings"
+	"testing"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 	_ "modernc.org/sqlite"             // the driver "sqlite"
 
 	errand "github.com/errandhq/errand"
+	"github.com/errandhq/errand/internal/history"
 	"github.com/errandhq/errand/test/cluster/order"
 )
 
@@ -31,60 +32,94 @@ func (c *Cluster) AwaitIdle() {
 	})
 }
 
-// jobs are all jobs of the ledger by id. One that is listed twice is an error.
-func (c *Cluster) jobs() map[errand.ID]*errand.JobInfo {
+// jobs are all jobs of the ledger, as it lists them, with their results.
+func (c *Cluster) jobs() []*errand.JobInfo {
 	c.T.Helper()
-	found := map[errand.ID]*errand.JobInfo{}
+	var found []*errand.JobInfo
 	for j, err := range c.Client().List(c.T.Context(), errand.ListQuery{PageSize: 1000}) {
 		if err != nil {
 			c.T.Fatalf("list: %v", err)
 		}
-		if twice := found[j.ID]; twice != nil {
-			c.T.Errorf("job %s is in the ledger twice: %s and %s", j.ID, twice.State, j.State)
+		found = append(found, j)
+	}
+	for page := range slices.Chunk(found, 1000) {
+		ids := make([]errand.ID, len(page))
+		for i, j := range page {
+			ids[i] = j.ID
 		}
-		found[j.ID] = j
+		full, err := c.Client().Jobs(c.T.Context(), ids...)
+		if err != nil {
+			c.T.Fatalf("get the jobs listed: %v", err)
+		}
+		results := map[errand.ID][]byte{}
+		for _, j := range full {
+			results[j.ID] = j.Result
+		}
+		for _, j := range page {
+			j.Result = results[j.ID]
+		}
 	}
 	return found
 }
 
 // Check holds the ledger and the workers' logs against the promises, after
-// AwaitIdle: every accepted job has ended, exactly once; the ledger holds no
-// other jobs; its counters agree with what it holds; no token was given twice
-// and none out of order; two hands never held a job at once; no result under an
-// old token was taken. Overlapping runs are allowed where a worker was frozen
+// AwaitIdle: what history.Judge says of them, that the ledger's counters agree with what it
+// holds, and its tables with both. Overlapping runs are allowed where a worker was frozen
 // past its lease (frozen): there the token alone protects.
 func (c *Cluster) Check(l *Load, frozen bool) {
 	c.T.Helper()
-	jobs := c.jobs()
-	c.checkEnds(l, jobs)
-	c.checkCounters(jobs)
-	c.checkRuns(jobs, frozen)
-	c.checkTables()
+	c.Judge(&history.History{Accepted: l.Promises(), Frozen: frozen})
 }
 
-func (c *Cluster) checkEnds(l *Load, jobs map[errand.ID]*errand.JobInfo) {
+// Judge is Check of a history that has more to tell; jobs and runs are added to it.
+func (c *Cluster) Judge(h *history.History) history.Verdict {
 	c.T.Helper()
-	ends := map[string]int{}
-	for id := range l.accepted {
-		j := jobs[id]
-		switch {
-		case j == nil:
-			c.T.Errorf("accepted job %s is lost", id)
-		case j.State == errand.Succeeded, j.State == errand.Dead && j.Reason == "crashed":
-			ends[string(j.State)]++
-		default:
-			c.T.Errorf("job %s ended %s (%s), crashes %d, attempt %d of %d", id, j.State, j.Reason, j.Crashes, j.Attempt, j.MaxAttempts)
+	h.Jobs, h.Runs = c.jobs(), joined(c.T, c.Runs())
+	v := h.Judge()
+	for i, found := range v.Violations {
+		if i == 50 {
+			c.T.Errorf("and %d more", len(v.Violations)-i)
+			break
 		}
+		c.T.Error(found)
 	}
-	for id, j := range jobs {
-		if _, ok := l.accepted[id]; !ok {
-			c.T.Errorf("job %s (%s) is in the ledger, and nobody enqueued it", id, j.State)
-		}
-	}
-	c.T.Logf("%d accepted: %v", len(l.accepted), ends)
+	c.T.Logf("%d accepted: %v", len(h.Accepted), v.Ends)
+	c.checkCounters(h.Jobs)
+	c.checkTables()
+	return v
 }
 
-func (c *Cluster) checkCounters(jobs map[errand.ID]*errand.JobInfo) {
+// joined makes runs of their beginnings and ends.
+func joined(t testing.TB, log []order.Run) []history.Run {
+	t.Helper()
+	type key struct {
+		worker int
+		job    string
+		token  int64
+	}
+	at := map[key]int{}
+	var out []history.Run
+	for _, r := range log {
+		k := key{r.Worker, r.Job, r.Token}
+		if r.Event == "end" {
+			if i, ok := at[k]; ok {
+				out[i].End, out[i].Failed = r.At, r.Error != ""
+			} else {
+				t.Errorf("job %s ended under token %d without a beginning", r.Job, r.Token)
+			}
+			continue
+		}
+		id, err := errand.ParseID(r.Job)
+		if err != nil {
+			t.Errorf("worker's log: %v", err)
+		}
+		at[k] = len(out)
+		out = append(out, history.Run{Job: id, Token: r.Token, Worker: fmt.Sprintf("process %d", r.Worker), Start: r.At})
+	}
+	return out
+}
+
+func (c *Cluster) checkCounters(jobs []*errand.JobInfo) {
 	c.T.Helper()
 	type key struct {
 		queue string
@@ -105,62 +140,6 @@ func (c *Cluster) checkCounters(jobs map[errand.ID]*errand.JobInfo) {
 		} {
 			if want := held[key{q.Queue, state}]; n != want {
 				c.T.Errorf("the counter of %s in queue %s says %d; the ledger holds %d", state, q.Queue, n, want)
-			}
-		}
-	}
-}
-
-// span is one run of a handler. A run whose worker died has no end.
-type span struct {
-	worker     int
-	token      int64
-	start, end int64
-}
-
-// spans are the runs of each job, by token.
-func spans(c *Cluster, runs []order.Run) map[string][]span {
-	c.T.Helper()
-	byJob := map[string][]span{}
-	for _, r := range runs {
-		list := byJob[r.Job]
-		at := slices.IndexFunc(list, func(s span) bool { return s.token == r.Token })
-		switch {
-		case r.Event == "start" && at >= 0:
-			c.T.Errorf("job %s was begun twice under token %d, by processes %d and %d", r.Job, r.Token, list[at].worker, r.Worker)
-		case r.Event == "start":
-			list = append(list, span{worker: r.Worker, token: r.Token, start: r.At})
-		case at < 0:
-			c.T.Errorf("job %s ended under token %d without a beginning", r.Job, r.Token)
-		default:
-			list[at].end = r.At
-		}
-		byJob[r.Job] = list
-	}
-	for _, list := range byJob {
-		slices.SortFunc(list, func(a, b span) int { return cmp.Compare(a.token, b.token) })
-	}
-	return byJob
-}
-
-func (c *Cluster) checkRuns(jobs map[errand.ID]*errand.JobInfo, frozen bool) {
-	c.T.Helper()
-	for name, list := range spans(c, c.Runs()) {
-		id, err := errand.ParseID(name)
-		if err != nil || jobs[id] == nil {
-			c.T.Errorf("job %s was run and is not in the ledger", name)
-			continue
-		}
-		if last := list[len(list)-1]; jobs[id].Token < last.token {
-			c.T.Errorf("job %s has token %d in the ledger; it was run under %d", name, jobs[id].Token, last.token)
-		}
-		for i := 1; i < len(list); i++ {
-			before, after := list[i-1], list[i]
-			if after.start < before.start {
-				c.T.Errorf("job %s: token %d was begun before token %d", name, after.token, before.token)
-			}
-			if before.end > after.start && !frozen {
-				c.T.Errorf("job %s ran twice at once: under %d in process %d and under %d in process %d",
-					name, before.token, before.worker, after.token, after.worker)
 			}
 		}
 	}

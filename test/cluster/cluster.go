@@ -45,6 +45,10 @@ type Cluster struct {
 	Env []string
 	// NoRetries keeps jobs that fail at first out of the load.
 	NoRetries bool
+	// Queues are those over which the load is spread; the queue "default" if empty.
+	Queues []string
+	// Repeats hands some of the load's jobs in twice, under the same ids.
+	Repeats bool
 
 	client *errand.Client
 }
@@ -181,6 +185,7 @@ type Worker struct {
 	c      *Cluster
 	name   string
 	server string
+	island *Island // nil: it is where the test is
 	args   []string
 	runs   int
 }
@@ -191,7 +196,13 @@ func (c *Cluster) AddWorker(args ...string) *Worker { return c.AddWorkerOf(c.URL
 // AddWorkerOf starts a test worker of the addresses given.
 func (c *Cluster) AddWorkerOf(server string, args ...string) *Worker {
 	c.T.Helper()
-	w := &Worker{c: c, name: fmt.Sprintf("worker-%d", len(c.Workers)), server: server, args: args}
+	return c.AddWorkerOn(nil, server, args...)
+}
+
+// AddWorkerOn is AddWorkerOf on an island, from which it must reach the addresses.
+func (c *Cluster) AddWorkerOn(i *Island, server string, args ...string) *Worker {
+	c.T.Helper()
+	w := &Worker{c: c, name: fmt.Sprintf("worker-%d", len(c.Workers)), server: server, island: i, args: args}
 	c.Workers = append(c.Workers, w)
 	w.Start()
 	return w
@@ -206,6 +217,9 @@ func (w *Worker) Start() {
 	}
 	w.runs++
 	args := append([]string{"-server", w.server, "-log", w.runLog()}, w.args...)
+	if w.island != nil {
+		program, args = "ip", append([]string{"netns", "exec", w.island.name, program}, args...)
+	}
 	w.Process = start(w.c.T, w.c.Dir, fmt.Sprintf("%s-%d", w.name, w.runs), nil, program, args...)
 }
 
@@ -314,4 +328,24 @@ func (c *Cluster) Enqueue(o Order, opts ...errand.EnqueueOption) errand.ID {
 		c.T.Fatalf("enqueue: %v", err)
 	}
 	return id
+}
+
+// LeasedByRef is how many jobs the servers leased because a carrier brought their refs.
+func (c *Cluster) LeasedByRef() (n int64) {
+	c.T.Helper()
+	for _, s := range c.Servers {
+		client, err := errand.Dial(s.URL())
+		if err != nil {
+			c.T.Fatal(err)
+		}
+		info, err := client.ServerInfo(c.T.Context())
+		if err != nil {
+			c.T.Fatal(err)
+		}
+		n += info.LeasedByRef
+		if err := client.Close(); err != nil {
+			c.T.Fatal(err)
+		}
+	}
+	return n
 }

@@ -3,18 +3,38 @@ package cluster
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
 
 	errand "github.com/errandhq/errand"
+	"github.com/errandhq/errand/internal/history"
+	"github.com/errandhq/errand/test/cluster/order"
 )
 
-// Load is a set of accepted jobs, by what they were ordered to do.
+// Load is a set of accepted jobs, by what was promised of them.
 type Load struct {
 	mu       sync.Mutex
-	accepted map[errand.ID]Order
-	refused  int
+	accepted map[errand.ID]history.Promise
+}
+
+// NewLoad makes a load without jobs.
+func NewLoad() *Load { return &Load{accepted: map[errand.ID]history.Promise{}} }
+
+// Promises are those of the jobs accepted so far.
+func (l *Load) Promises() map[errand.ID]history.Promise {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.accepted)
+}
+
+// Add adds the jobs of another load.
+func (l *Load) Add(other *Load) {
+	more := other.Promises()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.Copy(l.accepted, more)
 }
 
 // Accepted is the number of jobs whose enqueue has returned without an error.
@@ -22,13 +42,6 @@ func (l *Load) Accepted() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.accepted)
-}
-
-// Refused is the number of jobs whose enqueue was refused for good.
-func (l *Load) Refused() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.refused
 }
 
 const producers = 4
@@ -39,7 +52,7 @@ const producers = 4
 // with the same ids.
 func (c *Cluster) Produce(n int, over time.Duration, seed uint64) *Load {
 	c.T.Helper()
-	l := &Load{accepted: map[errand.ID]Order{}}
+	l := NewLoad()
 	var all sync.WaitGroup
 	for p := range producers {
 		client := c.NewClient()
@@ -54,6 +67,18 @@ func (c *Cluster) Produce(n int, over time.Duration, seed uint64) *Load {
 	return l
 }
 
+// Burst hands in n jobs at once that do as ordered.
+func (c *Cluster) Burst(l *Load, n int, o Order, opts ...errand.EnqueueOption) {
+	c.T.Helper()
+	for left := n; left > 0; left -= 500 {
+		items := make([]item, min(left, 500))
+		for i := range items {
+			items[i] = c.newItem(o, opts...)
+		}
+		c.submit(c.Client(), l, items)
+	}
+}
+
 func (c *Cluster) produce(client *errand.Client, l *Load, n int, over time.Duration, rng *rand.Rand) {
 	began, done := time.Now(), 0
 	for done < n && c.T.Context().Err() == nil {
@@ -61,11 +86,11 @@ func (c *Cluster) produce(client *errand.Client, l *Load, n int, over time.Durat
 		if rng.IntN(2) == 0 {
 			size = min(1+rng.IntN(40), n-done)
 		}
-		orders := make([]Order, size)
-		for i := range orders {
-			orders[i] = c.randomOrder(rng, done+i)
+		items := make([]item, size)
+		for i := range items {
+			items[i] = c.randomItem(rng, done+i)
 		}
-		if !c.submit(client, l, orders) {
+		if !c.submit(client, l, items) || c.Repeats && rng.IntN(5) == 0 && !c.submit(client, l, items) {
 			return
 		}
 		done += size
@@ -76,8 +101,29 @@ func (c *Cluster) produce(client *errand.Client, l *Load, n int, over time.Durat
 	}
 }
 
-// randomOrder makes mostly quick jobs, a few that fail at first, and a few long ones.
-func (c *Cluster) randomOrder(rng *rand.Rand, n int) Order {
+// item is a job of a load, before and after its enqueue.
+type item struct {
+	params  errand.EnqueueParams
+	promise history.Promise
+}
+
+// newItem makes an item with an id of its own.
+func (c *Cluster) newItem(o Order, opts ...errand.EnqueueOption) item {
+	c.T.Helper()
+	p, err := errand.NewTask[Order](Kind).Params(o, append(opts, errand.WithID(errand.NewID()))...)
+	if err != nil {
+		c.T.Fatal(err)
+	}
+	it := item{params: p, promise: history.Promise{Queue: p.Queue, Priority: 5}}
+	if p.Priority != nil {
+		it.promise.Priority = *p.Priority
+	}
+	return it
+}
+
+// randomItem makes mostly quick jobs, a few that fail at first, and a few long ones. If the
+// cluster names queues they are spread over them, with priorities, and some are for later.
+func (c *Cluster) randomItem(rng *rand.Rand, n int) item {
 	o := Order{N: n, Millis: rng.IntN(20)}
 	switch lot := rng.IntN(50); {
 	case lot == 0 && !c.NoRetries:
@@ -85,20 +131,21 @@ func (c *Cluster) randomOrder(rng *rand.Rand, n int) Order {
 	case lot == 1:
 		o.Millis = 500 + rng.IntN(1000)
 	}
-	return o
+	if len(c.Queues) == 0 {
+		return c.newItem(o)
+	}
+	opts := []errand.EnqueueOption{errand.Queue(c.Queues[rng.IntN(len(c.Queues))]), errand.Priority([]int{0, 5, 5, 5, 9}[rng.IntN(5)])}
+	if rng.IntN(20) == 0 {
+		opts = append(opts, errand.In(time.Duration(rng.IntN(3000))*time.Millisecond))
+	}
+	return c.newItem(o, opts...)
 }
 
-// submit hands orders in until they are accepted, always under the same ids.
-func (c *Cluster) submit(client *errand.Client, l *Load, orders []Order) bool {
-	task := errand.NewTask[Order](Kind)
-	params := make([]errand.EnqueueParams, len(orders))
-	for i, o := range orders {
-		p, err := task.Params(o, errand.WithID(errand.NewID()))
-		if err != nil {
-			c.T.Error(err)
-			return false
-		}
-		params[i] = p
+// submit hands jobs in until they are accepted, always under the same ids.
+func (c *Cluster) submit(client *errand.Client, l *Load, items []item) bool {
+	params := make([]errand.EnqueueParams, len(items))
+	for i, it := range items {
+		params[i] = it.params
 	}
 	deadline := time.Now().Add(Patience)
 	for {
@@ -106,7 +153,7 @@ func (c *Cluster) submit(client *errand.Client, l *Load, orders []Order) bool {
 		results, err := client.EnqueueBatch(ctx, params)
 		cancel()
 		if err == nil {
-			return l.add(c, params, orders, results)
+			return l.add(c, items, results)
 		}
 		if time.Now().After(deadline) || errors.Is(err, context.Canceled) {
 			c.T.Errorf("enqueue: %v", err)
@@ -116,15 +163,23 @@ func (c *Cluster) submit(client *errand.Client, l *Load, orders []Order) bool {
 	}
 }
 
-func (l *Load) add(c *Cluster, params []errand.EnqueueParams, orders []Order, results []errand.EnqueueResult) bool {
+func (l *Load) add(c *Cluster, items []item, results []errand.EnqueueResult) bool {
+	now := order.Monotonic()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i, r := range results {
-		if r.Err != nil || r.ID != params[i].ID {
-			c.T.Errorf("enqueue of %s answered %s, %v", params[i].ID, r.ID, r.Err)
+		if r.Err != nil || r.ID != items[i].params.ID {
+			c.T.Errorf("enqueue of %s answered %s, %v", items[i].params.ID, r.ID, r.Err)
 			return false
 		}
-		l.accepted[r.ID] = orders[i]
+		if _, known := l.accepted[r.ID]; known {
+			continue
+		}
+		p := items[i].promise
+		if items[i].params.Delay == 0 {
+			p.At = now
+		}
+		l.accepted[r.ID] = p
 	}
 	return true
 }

@@ -67,15 +67,6 @@ func infoOf(t *testing.T, s *cluster.Server) errand.ServerInfo {
 	return info
 }
 
-// leasedByRef is how many jobs the servers leased because a carrier brought their refs.
-func leasedByRef(t *testing.T, c *cluster.Cluster) (n int64) {
-	t.Helper()
-	for _, s := range c.Servers {
-		n += infoOf(t, s).LeasedByRef
-	}
-	return n
-}
-
 // One life of many jobs, on every path: each ends once, in the order of priority,
 // through failures, delays, a pause and a change of route.
 func TestEveryPathCarriesJobs(t *testing.T) {
@@ -90,11 +81,11 @@ func TestEveryPathCarriesJobs(t *testing.T) {
 		if way.route != "direct" {
 			c.Eventually("the carrier is in use", func() (bool, string) {
 				c.AwaitState(c.Enqueue(cluster.Order{}), errand.Succeeded)
-				n := leasedByRef(t, c)
+				n := c.LeasedByRef()
 				return n > 0, fmt.Sprint(n)
 			})
 		}
-		before := leasedByRef(t, c)
+		before := c.LeasedByRef()
 		var ids []errand.ID
 		for i := range 300 {
 			o := cluster.Order{N: i}
@@ -137,7 +128,7 @@ func TestEveryPathCarriesJobs(t *testing.T) {
 			}
 		}
 		// What failed, was delayed or came right after a change of route may have been leased directly.
-		if n := leasedByRef(t, c) - before; way.route == "direct" && n != 0 || way.route != "direct" && n < 30 {
+		if n := c.LeasedByRef() - before; way.route == "direct" && n != 0 || way.route != "direct" && n < 30 {
 			t.Errorf("%d jobs came by the carrier", n)
 		}
 	})
@@ -215,9 +206,9 @@ func TestJobLongerThanTheBrokersTimeout(t *testing.T) {
 	c.AddWorker("-concurrency", "1")
 	c.Eventually("the carrier is in use", func() (bool, string) {
 		c.AwaitState(c.Enqueue(cluster.Order{}), errand.Succeeded)
-		return leasedByRef(t, c) > 0, ""
+		return c.LeasedByRef() > 0, ""
 	})
-	before := leasedByRef(t, c)
+	before := c.LeasedByRef()
 	id := c.Enqueue(cluster.Order{Millis: 12_000})
 	c.AwaitState(id, errand.Succeeded)
 	starts := 0
@@ -229,7 +220,7 @@ func TestJobLongerThanTheBrokersTimeout(t *testing.T) {
 	if starts != 1 {
 		t.Errorf("it was started %d times", starts)
 	}
-	if n := leasedByRef(t, c) - before; n != 1 {
+	if n := c.LeasedByRef() - before; n != 1 {
 		t.Errorf("it came by the carrier %d times", n)
 	}
 }

@@ -14,7 +14,7 @@ import (
 // synchronous standby. Servers find it by a connection string of two hosts.
 // Nothing that was accepted may be missing.
 func TestFailOver(t *testing.T) {
-	seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+	cluster.Seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
 		c := cluster.Postgres(t, testenv.Options{})
 		primary := c.Postgres
 		standby := primary.Standby()

@@ -15,7 +15,7 @@ func spread(n int) time.Duration { return max(10*time.Second, time.Duration(n)*5
 // TestKillOnSQLite kills the server and the workers at seeded times while jobs
 // come in and are worked.
 func TestKillOnSQLite(t *testing.T) {
-	seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+	cluster.Seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
 		c := cluster.SQLite(t)
 		c.AddServer()
 		killUnderLoad(t, c, seed, rng)
@@ -25,7 +25,7 @@ func TestKillOnSQLite(t *testing.T) {
 // TestKillOnPostgres does the same to two servers, the workers, and the
 // database.
 func TestKillOnPostgres(t *testing.T) {
-	seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+	cluster.Seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
 		c := cluster.Postgres(t, testenv.Options{})
 		c.AddServer()
 		c.AddServer()
@@ -36,7 +36,7 @@ func TestKillOnPostgres(t *testing.T) {
 // TestKillOverRabbitMQ does the same with a cluster of three RabbitMQ nodes between
 // two servers, each of which may be killed too.
 func TestKillOverRabbitMQ(t *testing.T) {
-	seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+	cluster.Seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
 		nodes := testenv.StartRabbitMQCluster(t, 3, testenv.RabbitMQOptions{})
 		c := cluster.Postgres(t, testenv.Options{})
 		for _, n := range nodes {
@@ -50,7 +50,7 @@ func TestKillOverRabbitMQ(t *testing.T) {
 
 // TestKillOverKafka does the same with a Kafka broker.
 func TestKillOverKafka(t *testing.T) {
-	seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+	cluster.Seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
 		k := testenv.StartKafka(t, testenv.KafkaOptions{})
 		c := cluster.Postgres(t, testenv.Options{})
 		c.Carriers = append(c.Carriers, k)

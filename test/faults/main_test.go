@@ -8,10 +8,6 @@
 package faults
 
 import (
-	"fmt"
-	"math/rand/v2"
-	"os"
-	"strconv"
 	"testing"
 
 	"github.com/errandhq/errand/test/cluster"
@@ -19,27 +15,4 @@ import (
 
 func TestMain(m *testing.M) { cluster.Main(m) }
 
-func number(t *testing.T, name string, otherwise int) int {
-	t.Helper()
-	v := os.Getenv(name)
-	if v == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(v)
-	if err != nil || n < 1 {
-		t.Fatalf("%s=%q is not a number above 0", name, v)
-	}
-	return n
-}
-
-func jobs(t *testing.T) int { return number(t, "ERRAND_JOBS", 2000) }
-
-// seeds runs f for each seed, with its own source of chance.
-func seeds(t *testing.T, f func(t *testing.T, seed uint64, rng *rand.Rand)) {
-	t.Helper()
-	first := number(t, "ERRAND_SEED", 1)
-	for i := range number(t, "ERRAND_SEEDS", 1) {
-		seed := uint64(first + i)
-		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { f(t, seed, rand.New(rand.NewPCG(seed, 0xe44a))) })
-	}
-}
+func jobs(t *testing.T) int { return cluster.Number(t, "ERRAND_JOBS", 2000) }

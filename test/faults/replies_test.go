@@ -15,7 +15,7 @@ import (
 // charged an attempt for it.
 func TestLostLeaseReplies(t *testing.T) {
 	cluster.Backends(t, func(t *testing.T, c *cluster.Cluster) {
-		seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+		cluster.Seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
 			c := fresh(t, c)
 			c.Steady()
 			server := c.AddServer()

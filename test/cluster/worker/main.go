@@ -23,6 +23,7 @@ import (
 
 	errand "github.com/errandhq/errand"
 	"github.com/errandhq/errand/errandprom"
+	"github.com/errandhq/errand/internal/history"
 	"github.com/errandhq/errand/test/cluster/order"
 )
 
@@ -98,7 +99,10 @@ func handler(log *os.File) func(context.Context, *errand.Job[order.Order]) error
 			entry.Error = err.Error()
 		}
 		write(log, "end", entry)
-		return err
+		if err != nil {
+			return err
+		}
+		return j.SetResult(history.Mark{Token: j.Token})
 	}
 }
 
