@@ -32,7 +32,7 @@ var may = map[string][]string{
 	"ledger/postgres":   {"job", "ledger", "ledger/coldsql"},
 	"ledger/ledgertest": {"job", "ledger"},
 	"internal/drivers": {"job", "ledger", "ledger/coldsql", "ledger/sqlite", "ledger/postgres", "broker", "broker/rabbitmq", "broker/kafka",
-		"internal/cache", "internal/cache/memory", "internal/cache/rediscache", "internal/config", "internal/engine"},
+		"internal/cache", "internal/cache/memory", "internal/cache/rediscache", "internal/config", "internal/engine", "internal/insight"},
 	"internal/cache":   {"job"},
 	"internal/insight": {"job", "ledger"},
 	"internal/engine":  {"broker", "internal/cache", "internal/insight", "job", "ledger"},
