@@ -40,13 +40,13 @@ type Server struct {
 	Metrics         bool          `toml:"metrics" env:"METRICS"`
 	MetricsListen   string        `toml:"metrics_listen" env:"METRICS_LISTEN"` // host:port of their own; empty: on Listen
 	MetricsNames    int           `toml:"metrics_names" env:"METRICS_NAMES"`   // queues, and kinds, with labels of their own
-	Insights        bool          `toml:"insights" env:"INSIGHTS"`             // add up what became of jobs
-	InsightsKeep    time.Duration `toml:"insights_keep" env:"INSIGHTS_KEEP"`
 	Canary          Intervals     `toml:"canary" env:"CANARY"`
 	DrainDelay      time.Duration `toml:"drain_delay" env:"DRAIN_DELAY"`
 	Grace           time.Duration `toml:"grace" env:"GRACE"`
 	SessionTTL      time.Duration `toml:"session_ttl" env:"SESSION_TTL"`
 	PollInterval    time.Duration `toml:"poll_interval" env:"POLL_INTERVAL"`
+	Insights        bool          `toml:"insights" env:"INSIGHTS"` // add up what became of jobs
+	InsightsKeep    time.Duration `toml:"insights_keep" env:"INSIGHTS_KEEP"`
 	ArchiveKeep     time.Duration `toml:"archive_keep" env:"ARCHIVE_KEEP"`
 	DeadKeep        time.Duration `toml:"dead_keep" env:"DEAD_KEEP"` // zero: until a person removes them
 	IdempotencyKeep time.Duration `toml:"idempotency_keep" env:"IDEMPOTENCY_KEEP"`
