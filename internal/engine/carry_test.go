@@ -15,6 +15,7 @@ import (
 	"github.com/errandhq/errand/broker/brokertest"
 	"github.com/errandhq/errand/internal/engine"
 	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
 )
 
 // inCarriedWorldOf is inCarriedWorld with a broker between server and carrier, and
@@ -267,6 +268,57 @@ func TestSlowRefsGetTheirChance(t *testing.T) {
 		}
 		for _, c := range crews {
 			c.leave()
+		}
+	})
+}
+
+// canary opens the session of a server's canary.
+func (w *world) canary() job.ID {
+	w.t.Helper()
+	id := w.id()
+	id[0] = 0xca
+	_, err := w.OpenSession(w.ctx, ledger.Session{
+		ID: id, Worker: "canary", Queues: []string{"default"}, Kinds: []string{job.KindCanary}, Concurrency: 1,
+	})
+	w.ok(err)
+	return id
+}
+
+// awaitCanary leases as a canary's worker does.
+func (w *world) awaitCanary(ctx context.Context, s job.ID, call int64) ([]job.Job, error) {
+	jobs, _, err := w.Lease(ctx, engine.LeaseRequest{
+		Session: s, Call: call, Queues: []string{"default"}, Kinds: []string{job.KindCanary}, Max: 1, Wait: 20 * time.Second,
+	})
+	return jobs, err
+}
+
+// A canary goes by no carrier, and waits for no poll, however busy the carrier is.
+func TestCanaryOfABusyCarriedQueue(t *testing.T) {
+	inCarriedWorldOf(t, straight, engine.Config{PollInterval: 5 * time.Second}, func(w *world, m *brokertest.Memory) {
+		c := w.crew(10, 0, "k")
+		defer c.leave()
+		s := w.canary()
+		time.Sleep(2 * time.Second)
+		w.known(c)
+		w.doneBy(10*time.Second, w.put(10), c)
+		if n := w.Info().LeasedByRef; n == 0 {
+			t.Fatal("no job came by the carrier")
+		}
+		for call := range int64(4) {
+			late := time.AfterFunc(10*time.Millisecond, func() {
+				it := item(w.id())
+				it.Job.Kind = job.KindCanary
+				_, err := w.Enqueue(w.ctx, "", []engine.Item{it})
+				w.ok(err)
+			})
+			began := time.Now()
+			jobs, err := w.awaitCanary(w.ctx, s, call+1)
+			w.ok(err)
+			if d := time.Since(began); len(jobs) != 1 || d > time.Second {
+				t.Errorf("call %d: %d canaries, after %s", call+1, len(jobs), d)
+			}
+			late.Stop()
+			w.doneBy(10*time.Second, w.put(10), c)
 		}
 	})
 }

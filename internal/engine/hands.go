@@ -24,6 +24,9 @@ func (d *dispatcher) queues() []string {
 	return queues
 }
 
+// ofCanary tells a server's own waiter, which takes canaries alone: none of a carrier's jobs.
+func (w *waiter) ofCanary() bool { return len(w.kinds) == 1 && w.kinds[0] == job.KindCanary }
+
 // free reports whether a carrier's ref of the queue may be given to the waiter.
 func (w *waiter) free(queue string) bool {
 	return !w.flying && !w.gone && !w.once && slices.Contains(w.queues, queue)

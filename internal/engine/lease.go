@@ -117,7 +117,7 @@ func (e *Engine) heldUnder(ctx context.Context, r LeaseRequest) ([]job.Job, erro
 // await hands the request to the dispatcher and waits for its answer.
 func (e *Engine) await(ctx context.Context, r *LeaseRequest) ([]job.Job, bool, error) {
 	w := &waiter{
-		session: r.Session, call: r.Call, queues: r.Queues, kinds: r.Kinds, max: r.Max,
+		session: r.Session, call: r.Call, turn: r.Call, queues: r.Queues, kinds: r.Kinds, max: r.Max,
 		kindsKey: strings.Join(r.Kinds, "\x00"), once: r.Wait == 0,
 		marks: make([]uint64, len(r.Queues)), answer: make(chan leased, 1),
 	}
