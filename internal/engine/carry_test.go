@@ -322,3 +322,64 @@ func TestCanaryOfABusyCarriedQueue(t *testing.T) {
 		}
 	})
 }
+
+// counting counts what is asked of a carrier for the queue default: subscriptions and messages.
+type counting struct {
+	broker.Broker
+	asked *atomic.Int64
+}
+
+func (c counting) Subscribe(ctx context.Context, topic string) (broker.Subscription, error) {
+	sub, err := c.Broker.Subscribe(ctx, topic)
+	if err != nil || !strings.HasSuffix(topic, ".q.default") {
+		return sub, err
+	}
+	c.asked.Add(1)
+	return countingSub{sub, c.asked}, nil
+}
+
+type countingSub struct {
+	broker.Subscription
+	asked *atomic.Int64
+}
+
+func (s countingSub) Receive(ctx context.Context, most int, wait time.Duration) ([]broker.Message, error) {
+	s.asked.Add(1)
+	return s.Subscription.Receive(ctx, most, wait)
+}
+
+// A server with a canary alone takes no refs: it could only keep them from those with workers.
+func TestCanaryAloneReceivesNoRefs(t *testing.T) {
+	var asked atomic.Int64
+	between := func(m *brokertest.Memory) broker.Broker { return counting{m, &asked} }
+	inCarriedWorldOf(t, between, engine.Config{}, func(w *world, m *brokertest.Memory) {
+		w.ok(w.SetRoute(w.ctx, "default", "rabbitmq"))
+		s := w.canary()
+		ctx, stop := context.WithCancel(w.ctx)
+		var calls sync.WaitGroup
+		calls.Go(func() {
+			for call := int64(1); ctx.Err() == nil; call++ {
+				_, _ = w.awaitCanary(ctx, s, call)
+			}
+		})
+		defer calls.Wait()
+		defer stop()
+		time.Sleep(5 * time.Second)
+		if n := asked.Load(); n > 0 {
+			t.Errorf("%d calls before a worker has come", n)
+		}
+		c := w.crew(10, 0, "k")
+		w.doneBy(10*time.Second, w.put(10), c)
+		time.Sleep(3 * time.Second)
+		c.leave()
+		if asked.Load() == 0 {
+			t.Error("no call with a worker")
+		}
+		time.Sleep(3 * time.Second)
+		before := asked.Load()
+		time.Sleep(10 * time.Second)
+		if n := asked.Load() - before; n > 0 {
+			t.Errorf("%d calls when the worker had left", n)
+		}
+	})
+}

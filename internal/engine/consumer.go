@@ -268,7 +268,7 @@ func (c *consumer) lease(ctx context.Context, sub broker.Subscription) error {
 	}
 	c.tryRefs()
 	answers := c.e.claim(ctx, tries)
-	c.e.expectAgain(c.e.dispatch.land(tries, 0, answers))
+	c.e.expectWaiters(c.e.dispatch.land(tries, 0, answers)...)
 	used, full, err := weigh(tries, answers)
 	if err != nil {
 		return err // the refs come again

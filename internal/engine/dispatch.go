@@ -240,7 +240,7 @@ func (e *Engine) runDispatch(ctx context.Context) {
 			if len(tries) == 0 {
 				break
 			}
-			e.expectAgain(d.land(tries, gen, e.claim(ctx, tries)))
+			e.expectWaiters(d.land(tries, gen, e.claim(ctx, tries))...)
 		}
 	}
 }

@@ -124,7 +124,7 @@ func (e *Engine) await(ctx context.Context, r *LeaseRequest) ([]job.Job, bool, e
 	if err := e.dispatch.join(w, e.carried); err != nil {
 		return nil, false, err
 	}
-	e.expectWorker(r.Queues)
+	e.expectWaiters(w)
 	var timeout <-chan time.Time
 	if !w.once {
 		t := time.NewTimer(r.Wait)
