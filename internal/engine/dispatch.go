@@ -106,21 +106,32 @@ func (d *dispatcher) leave(w *waiter) bool {
 
 // wake marks the waiters of queues.
 func (d *dispatcher) wake(queues []string) {
-	d.mark(func(q string) bool { return slices.Contains(queues, q) })
+	d.mark(func(_ *waiter, q string) bool { return slices.Contains(queues, q) })
 }
 
 func (d *dispatcher) wakeAll() {
-	d.mark(func(string) bool { return true })
+	d.mark(func(*waiter, string) bool { return true })
 }
 
-func (d *dispatcher) mark(which func(queue string) bool) {
+// wakeRest marks those waiters of a carried queue who ask for what does not go by its carrier.
+func (d *dispatcher) wakeRest(queue string, c crew) {
+	d.mark(func(w *waiter, q string) bool {
+		if q != queue {
+			return false
+		}
+		rest, all := c.rest(w.kinds)
+		return all || len(rest) > 0 || w.ofCanary()
+	})
+}
+
+func (d *dispatcher) mark(which func(w *waiter, queue string) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.gen++
 	any := false
 	for _, w := range d.waiters {
 		for i, q := range w.queues {
-			if which(q) {
+			if which(w, q) {
 				w.marks[i] = d.gen
 				any = true
 			}

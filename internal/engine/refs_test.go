@@ -171,6 +171,38 @@ func TestWhatIsAskedOfACarriedQueue(t *testing.T) {
 	}
 }
 
+// A wake of a carried queue reaches those who ask for what no ref brings.
+func TestWakesOfACarriedQueue(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		crew  crew
+		kinds []string
+		woken bool
+	}{
+		{"canary among workers of one kind", crew{hands: 2, kinds: []string{"k"}, mixed: true}, []string{job.KindCanary}, true},
+		{"canary among workers of every kind", crew{hands: 2, every: true, mixed: true}, []string{job.KindCanary}, true},
+		{"kind of all beside a canary", crew{hands: 2, kinds: []string{"k"}, mixed: true}, []string{"k"}, false},
+		{"every kind beside a canary", crew{hands: 2, every: true, mixed: true}, nil, false},
+		{"kind of its own", crew{hands: 2, kinds: []string{"k"}, mixed: true}, []string{"a", "k"}, true},
+		{"every kind where others take few", crew{hands: 2, kinds: []string{"k"}, mixed: true}, nil, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := brokertest.NewMemory(0)
+			e := New(nil, Config{Brokers: map[string]broker.Broker{"kafka": m}, DefaultRoute: "kafka"})
+			e.routing.identity, e.routing.crews = "0123456789abcdef", map[string]crew{"q": tt.crew}
+			c := newConsumer(e, "q", "kafka", m)
+			c.up.Store(true)
+			e.carry.consumers["q"] = c
+			w := &waiter{queues: []string{"q"}, kinds: tt.kinds, max: 1, marks: make([]uint64, 1)}
+			e.dispatch.waiters = []*waiter{w}
+			e.rouse([]string{"q"})
+			if woken := w.marks[0] > 0; woken != tt.woken {
+				t.Errorf("woken: %v", woken)
+			}
+		})
+	}
+}
+
 // On a server with carriers, workers of direct queues are none of theirs.
 func TestWorkersOfDirectQueuesWakeNoCarrier(t *testing.T) {
 	e := New(nil, Config{Brokers: map[string]broker.Broker{"kafka": brokertest.NewMemory(0)}})
