@@ -62,6 +62,29 @@ func TestFreshJobWithoutARefWaitsForNoPoll(t *testing.T) {
 	}
 }
 
+// While a queue's jobs are left to refs, a job whose ref does not come causes no claim that could not
+// find it; the poll does, once that time is over.
+func TestNoLookWhileJobsAreLeftToRefs(t *testing.T) {
+	inCarriedWorldOf(t, straight, engine.Config{PollInterval: 10 * time.Second}, func(w *world, m *brokertest.Memory) {
+		c := w.crew(10, 0, "k")
+		defer c.leave()
+		w.known(c)
+		time.Sleep(9 * time.Second) // a poll has just been
+		w.doneBy(time.Second, w.put(1), c)
+		if n := w.Info().LeasedByRef; n == 0 {
+			t.Fatal("no job came by the carrier")
+		}
+		m.Stall(true)
+		before := w.f.count("Claim")
+		ids := w.put(1)
+		time.Sleep(time.Second)
+		if n := w.f.count("Claim") - before; n > 0 {
+			t.Errorf("%d claims that could find nothing", n)
+		}
+		w.doneBy(50*time.Second, ids, c) // two intervals and a poll, and two intervals more for a try
+	})
+}
+
 // However many wakes come, the relay's looks at a queue and for queues keep their distance.
 func TestWakesDoNotMakeTheRelayLookWithoutRest(t *testing.T) {
 	inCarriedWorld(t, func(w *world, m *brokertest.Memory) {
