@@ -73,10 +73,13 @@ func (e *Engine) expectWorker(queues []string) {
 	}
 }
 
-// expectAgain tells the consumers of workers that a claim has left waiting.
-func (e *Engine) expectAgain(waiting []*waiter) {
+// expectWaiters tells the consumers of workers that wait, those that a claim has left waiting
+// too. A canary is none of them.
+func (e *Engine) expectWaiters(waiting ...*waiter) {
 	for _, w := range waiting {
-		e.expectWorker(w.queues)
+		if !w.ofCanary() {
+			e.expectWorker(w.queues)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/errandhq/errand/broker/brokertest"
 	"github.com/errandhq/errand/internal/engine"
 	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
 )
 
 // inCarriedWorldOf is inCarriedWorld with a broker between server and carrier, and
@@ -59,6 +60,29 @@ func TestFreshJobWithoutARefWaitsForNoPoll(t *testing.T) {
 			})
 		})
 	}
+}
+
+// While a queue's jobs are left to refs, a job whose ref does not come causes no claim that could not
+// find it; the poll does, once that time is over.
+func TestNoLookWhileJobsAreLeftToRefs(t *testing.T) {
+	inCarriedWorldOf(t, straight, engine.Config{PollInterval: 10 * time.Second}, func(w *world, m *brokertest.Memory) {
+		c := w.crew(10, 0, "k")
+		defer c.leave()
+		w.known(c)
+		time.Sleep(9 * time.Second) // a poll has just been
+		w.doneBy(time.Second, w.put(1), c)
+		if n := w.Info().LeasedByRef; n == 0 {
+			t.Fatal("no job came by the carrier")
+		}
+		m.Stall(true)
+		before := w.f.count("Claim")
+		ids := w.put(1)
+		time.Sleep(time.Second)
+		if n := w.f.count("Claim") - before; n > 0 {
+			t.Errorf("%d claims that could find nothing", n)
+		}
+		w.doneBy(50*time.Second, ids, c) // two intervals and a poll, and two intervals more for a try
+	})
 }
 
 // However many wakes come, the relay's looks at a queue and for queues keep their distance.
@@ -267,6 +291,118 @@ func TestSlowRefsGetTheirChance(t *testing.T) {
 		}
 		for _, c := range crews {
 			c.leave()
+		}
+	})
+}
+
+// canary opens the session of a server's canary.
+func (w *world) canary() job.ID {
+	w.t.Helper()
+	id := w.id()
+	id[0] = 0xca
+	_, err := w.OpenSession(w.ctx, ledger.Session{
+		ID: id, Worker: "canary", Queues: []string{"default"}, Kinds: []string{job.KindCanary}, Concurrency: 1,
+	})
+	w.ok(err)
+	return id
+}
+
+// awaitCanary leases as a canary's worker does.
+func (w *world) awaitCanary(ctx context.Context, s job.ID, call int64) ([]job.Job, error) {
+	jobs, _, err := w.Lease(ctx, engine.LeaseRequest{
+		Session: s, Call: call, Queues: []string{"default"}, Kinds: []string{job.KindCanary}, Max: 1, Wait: 20 * time.Second,
+	})
+	return jobs, err
+}
+
+// A canary goes by no carrier, and waits for no poll, however busy the carrier is.
+func TestCanaryOfABusyCarriedQueue(t *testing.T) {
+	inCarriedWorldOf(t, straight, engine.Config{PollInterval: 5 * time.Second}, func(w *world, m *brokertest.Memory) {
+		c := w.crew(10, 0, "k")
+		defer c.leave()
+		s := w.canary()
+		time.Sleep(2 * time.Second)
+		w.known(c)
+		w.doneBy(10*time.Second, w.put(10), c)
+		if n := w.Info().LeasedByRef; n == 0 {
+			t.Fatal("no job came by the carrier")
+		}
+		for call := range int64(4) {
+			late := time.AfterFunc(10*time.Millisecond, func() {
+				it := item(w.id())
+				it.Job.Kind = job.KindCanary
+				_, err := w.Enqueue(w.ctx, "", []engine.Item{it})
+				w.ok(err)
+			})
+			began := time.Now()
+			jobs, err := w.awaitCanary(w.ctx, s, call+1)
+			w.ok(err)
+			if d := time.Since(began); len(jobs) != 1 || d > time.Second {
+				t.Errorf("call %d: %d canaries, after %s", call+1, len(jobs), d)
+			}
+			late.Stop()
+			w.doneBy(10*time.Second, w.put(10), c)
+		}
+	})
+}
+
+// counting counts what is asked of a carrier for the queue default: subscriptions and messages.
+type counting struct {
+	broker.Broker
+	asked *atomic.Int64
+}
+
+func (c counting) Subscribe(ctx context.Context, topic string) (broker.Subscription, error) {
+	sub, err := c.Broker.Subscribe(ctx, topic)
+	if err != nil || !strings.HasSuffix(topic, ".q.default") {
+		return sub, err
+	}
+	c.asked.Add(1)
+	return countingSub{sub, c.asked}, nil
+}
+
+type countingSub struct {
+	broker.Subscription
+	asked *atomic.Int64
+}
+
+func (s countingSub) Receive(ctx context.Context, most int, wait time.Duration) ([]broker.Message, error) {
+	s.asked.Add(1)
+	return s.Subscription.Receive(ctx, most, wait)
+}
+
+// A server with a canary alone takes no refs: it could only keep them from those with workers.
+func TestCanaryAloneReceivesNoRefs(t *testing.T) {
+	var asked atomic.Int64
+	between := func(m *brokertest.Memory) broker.Broker { return counting{m, &asked} }
+	inCarriedWorldOf(t, between, engine.Config{}, func(w *world, m *brokertest.Memory) {
+		w.ok(w.SetRoute(w.ctx, "default", "rabbitmq"))
+		s := w.canary()
+		ctx, stop := context.WithCancel(w.ctx)
+		var calls sync.WaitGroup
+		calls.Go(func() {
+			for call := int64(1); ctx.Err() == nil; call++ {
+				_, _ = w.awaitCanary(ctx, s, call)
+			}
+		})
+		defer calls.Wait()
+		defer stop()
+		time.Sleep(5 * time.Second)
+		if n := asked.Load(); n > 0 {
+			t.Errorf("%d calls before a worker has come", n)
+		}
+		c := w.crew(10, 0, "k")
+		w.doneBy(10*time.Second, w.put(10), c)
+		time.Sleep(3 * time.Second)
+		c.leave()
+		if asked.Load() == 0 {
+			t.Error("no call with a worker")
+		}
+		time.Sleep(3 * time.Second)
+		before := asked.Load()
+		time.Sleep(10 * time.Second)
+		if n := asked.Load() - before; n > 0 {
+			t.Errorf("%d calls when the worker had left", n)
 		}
 	})
 }

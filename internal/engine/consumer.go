@@ -81,7 +81,7 @@ func (c *consumer) run(ctx context.Context) {
 // watchDue has the ledger looked at when a job has become ready and no ref has
 // come within a moment: no relay may be there, or none that can publish. That the
 // carrier answers does not say so. (The ref may have gone to another server: that costs
-// this one a look.)
+// this one a look.) While jobs are left to refs there is no look: it would ask for none of them.
 func (c *consumer) watchDue(ctx context.Context) {
 	for {
 		select {
@@ -93,7 +93,7 @@ func (c *consumer) watchDue(ctx context.Context) {
 		if !pause(ctx, refPatience) {
 			return
 		}
-		if c.heardAt.Load() < since {
+		if c.heardAt.Load() < since && !c.e.carried(c.queue) {
 			c.e.dispatch.wake([]string{c.queue})
 		}
 	}
@@ -268,7 +268,7 @@ func (c *consumer) lease(ctx context.Context, sub broker.Subscription) error {
 	}
 	c.tryRefs()
 	answers := c.e.claim(ctx, tries)
-	c.e.expectAgain(c.e.dispatch.land(tries, 0, answers))
+	c.e.expectWaiters(c.e.dispatch.land(tries, 0, answers)...)
 	used, full, err := weigh(tries, answers)
 	if err != nil {
 		return err // the refs come again

@@ -36,6 +36,7 @@ type dispatcher struct {
 type waiter struct {
 	session  job.ID
 	call     int64
+	turn     int64 // grows with each claim but those by refs
 	queues   []string
 	kinds    []string
 	kindsKey string
@@ -68,7 +69,7 @@ func newDispatcher() *dispatcher {
 }
 
 // join adds a waiter, which will be tried at once for those of its queues that
-// are not carried.
+// are not carried, and a canary for all.
 func (d *dispatcher) join(w *waiter, carried func(queue string) bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -80,7 +81,7 @@ func (d *dispatcher) join(w *waiter, carried func(queue string) bool) error {
 	}
 	d.gen++
 	for i, q := range w.queues {
-		if w.once || !carried(q) {
+		if w.once || w.ofCanary() || !carried(q) {
 			w.marks[i] = d.gen
 		}
 	}
@@ -105,21 +106,32 @@ func (d *dispatcher) leave(w *waiter) bool {
 
 // wake marks the waiters of queues.
 func (d *dispatcher) wake(queues []string) {
-	d.mark(func(q string) bool { return slices.Contains(queues, q) })
+	d.mark(func(_ *waiter, q string) bool { return slices.Contains(queues, q) })
 }
 
 func (d *dispatcher) wakeAll() {
-	d.mark(func(string) bool { return true })
+	d.mark(func(*waiter, string) bool { return true })
 }
 
-func (d *dispatcher) mark(which func(queue string) bool) {
+// wakeRest marks those waiters of a carried queue who ask for what does not go by its carrier.
+func (d *dispatcher) wakeRest(queue string, c crew) {
+	d.mark(func(w *waiter, q string) bool {
+		if q != queue {
+			return false
+		}
+		rest, all := c.rest(w.kinds)
+		return all || len(rest) > 0 || w.ofCanary()
+	})
+}
+
+func (d *dispatcher) mark(which func(w *waiter, queue string) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.gen++
 	any := false
 	for _, w := range d.waiters {
 		for i, q := range w.queues {
-			if which(q) {
+			if which(w, q) {
 				w.marks[i] = d.gen
 				any = true
 			}
@@ -146,6 +158,7 @@ func (d *dispatcher) round() ([]try, uint64) {
 			continue
 		}
 		w.marks[i], w.flying = 0, true
+		w.turn++
 		if tries = append(tries, t); len(tries) == roundRequests {
 			break
 		}
@@ -238,7 +251,7 @@ func (e *Engine) runDispatch(ctx context.Context) {
 			if len(tries) == 0 {
 				break
 			}
-			e.expectAgain(d.land(tries, gen, e.claim(ctx, tries)))
+			e.expectWaiters(d.land(tries, gen, e.claim(ctx, tries))...)
 		}
 	}
 }
@@ -286,14 +299,14 @@ func (e *Engine) claimOnce(ctx context.Context, tries []try) ([]ledger.Claimed, 
 }
 
 // claimsOf makes the requests of a try. Of a queue whose refs a carrier brings
-// only what never goes by a carrier is asked for: suspects, and kinds that not every worker
-// of the queue takes.
+// only what never goes by a carrier is asked for: suspects, kinds that not every worker
+// of the queue takes, and canaries.
 func (e *Engine) claimsOf(t try) []ledger.Claim {
 	c := ledger.Claim{
 		Session: t.w.session, Call: t.w.call, Queue: t.want.queue, Kinds: t.w.kinds,
 		Max: t.w.max, MaxBytes: job.MaxBatchBytes, Refs: t.refs,
 	}
-	if len(t.refs) > 0 || t.w.once || !e.carried(t.want.queue) {
+	if len(t.refs) > 0 || t.w.once || t.w.ofCanary() || !e.carried(t.want.queue) {
 		return []ledger.Claim{c}
 	}
 	rest, all := e.routing.crew(t.want.queue).rest(t.w.kinds)
@@ -304,7 +317,7 @@ func (e *Engine) claimsOf(t try) []ledger.Claim {
 	suspect.SuspectsOnly, suspect.Max, suspect.MaxBytes = true, 1, e.conf.MaxPayload
 	c.Kinds = rest
 	switch {
-	case len(rest) == 0 || c.Max == 1 && t.w.call%2 == 0: // one hand: now for the one, now for the other
+	case len(rest) == 0 || c.Max == 1 && t.w.turn%2 == 0: // one hand: now for the one, now for the other
 		return []ledger.Claim{suspect}
 	case c.Max == 1:
 		return []ledger.Claim{c}

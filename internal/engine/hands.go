@@ -7,13 +7,16 @@ import (
 	"github.com/errandhq/errand/ledger"
 )
 
-// queues returns the queues that any waiter wants.
+// queues returns the queues that any waiter wants, but for canaries.
 func (d *dispatcher) queues() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	seen := map[string]bool{}
 	var queues []string
 	for _, w := range d.waiters {
+		if w.ofCanary() {
+			continue
+		}
 		for _, q := range w.queues {
 			if !seen[q] {
 				seen[q] = true
@@ -24,9 +27,12 @@ func (d *dispatcher) queues() []string {
 	return queues
 }
 
+// ofCanary tells a server's own waiter, which takes canaries alone: none of a carrier's jobs.
+func (w *waiter) ofCanary() bool { return len(w.kinds) == 1 && w.kinds[0] == job.KindCanary }
+
 // free reports whether a carrier's ref of the queue may be given to the waiter.
 func (w *waiter) free(queue string) bool {
-	return !w.flying && !w.gone && !w.once && slices.Contains(w.queues, queue)
+	return !w.flying && !w.gone && !w.once && !w.ofCanary() && slices.Contains(w.queues, queue)
 }
 
 func (w *waiter) takes(kind string) bool { return len(w.kinds) == 0 || slices.Contains(w.kinds, kind) }

@@ -117,14 +117,14 @@ func (e *Engine) heldUnder(ctx context.Context, r LeaseRequest) ([]job.Job, erro
 // await hands the request to the dispatcher and waits for its answer.
 func (e *Engine) await(ctx context.Context, r *LeaseRequest) ([]job.Job, bool, error) {
 	w := &waiter{
-		session: r.Session, call: r.Call, queues: r.Queues, kinds: r.Kinds, max: r.Max,
+		session: r.Session, call: r.Call, turn: r.Call, queues: r.Queues, kinds: r.Kinds, max: r.Max,
 		kindsKey: strings.Join(r.Kinds, "\x00"), once: r.Wait == 0,
 		marks: make([]uint64, len(r.Queues)), answer: make(chan leased, 1),
 	}
 	if err := e.dispatch.join(w, e.carried); err != nil {
 		return nil, false, err
 	}
-	e.expectWorker(r.Queues)
+	e.expectWaiters(w)
 	var timeout <-chan time.Time
 	if !w.once {
 		t := time.NewTimer(r.Wait)

@@ -132,6 +132,77 @@ func TestCrews(t *testing.T) {
 	}
 }
 
+// A queue whose refs bring jobs is asked for what no ref brings: by a canary at each claim,
+// by a worker of one hand now for suspects, now for its other kinds.
+func TestWhatIsAskedOfACarriedQueue(t *testing.T) {
+	e := New(nil, Config{Brokers: map[string]broker.Broker{"kafka": brokertest.NewMemory(0)}})
+	c := newConsumer(e, "q", "kafka", nil)
+	c.up.Store(true)
+	c.cameAt.Store(c.now())
+	e.carry.consumers["q"] = c
+	e.routing.crews = map[string]crew{"q": {hands: 2, kinds: []string{"k"}, mixed: true}}
+	asked := func(call int64, kinds ...string) (suspects, others int) {
+		w := &waiter{call: call, turn: call, queues: []string{"q"}, kinds: kinds, max: 1, marks: make([]uint64, 1), answer: make(chan leased, 1)}
+		if err := e.dispatch.join(w, e.carried); err != nil {
+			t.Fatal(err)
+		}
+		for range 4 {
+			e.dispatch.wake(w.queues)
+			tries, gen := e.dispatch.round()
+			for _, r := range e.claimsOf(tries[0]) {
+				if r.SuspectsOnly {
+					suspects++
+				} else {
+					others++
+				}
+			}
+			e.dispatch.land(tries, gen, make([]leased, 1))
+		}
+		e.dispatch.leave(w)
+		return suspects, others
+	}
+	for call := range int64(2) {
+		if suspects, others := asked(call, job.KindCanary); others != 4 {
+			t.Errorf("call %d of a canary: %d claims for suspects, %d for canaries", call, suspects, others)
+		}
+		if suspects, others := asked(call, "a", "k"); suspects != 2 || others != 2 {
+			t.Errorf("call %d of a worker: %d claims for suspects, %d for kinds", call, suspects, others)
+		}
+	}
+}
+
+// A wake of a carried queue reaches those who ask for what no ref brings.
+func TestWakesOfACarriedQueue(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		crew  crew
+		kinds []string
+		woken bool
+	}{
+		{"canary among workers of one kind", crew{hands: 2, kinds: []string{"k"}, mixed: true}, []string{job.KindCanary}, true},
+		{"canary among workers of every kind", crew{hands: 2, every: true, mixed: true}, []string{job.KindCanary}, true},
+		{"kind of all beside a canary", crew{hands: 2, kinds: []string{"k"}, mixed: true}, []string{"k"}, false},
+		{"every kind beside a canary", crew{hands: 2, every: true, mixed: true}, nil, false},
+		{"kind of its own", crew{hands: 2, kinds: []string{"k"}, mixed: true}, []string{"a", "k"}, true},
+		{"every kind where others take few", crew{hands: 2, kinds: []string{"k"}, mixed: true}, nil, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := brokertest.NewMemory(0)
+			e := New(nil, Config{Brokers: map[string]broker.Broker{"kafka": m}, DefaultRoute: "kafka"})
+			e.routing.identity, e.routing.crews = "0123456789abcdef", map[string]crew{"q": tt.crew}
+			c := newConsumer(e, "q", "kafka", m)
+			c.up.Store(true)
+			e.carry.consumers["q"] = c
+			w := &waiter{queues: []string{"q"}, kinds: tt.kinds, max: 1, marks: make([]uint64, 1)}
+			e.dispatch.waiters = []*waiter{w}
+			e.rouse([]string{"q"})
+			if woken := w.marks[0] > 0; woken != tt.woken {
+				t.Errorf("woken: %v", woken)
+			}
+		})
+	}
+}
+
 // On a server with carriers, workers of direct queues are none of theirs.
 func TestWorkersOfDirectQueuesWakeNoCarrier(t *testing.T) {
 	e := New(nil, Config{Brokers: map[string]broker.Broker{"kafka": brokertest.NewMemory(0)}})

@@ -55,7 +55,7 @@ func (e *Engine) wake(queues ...string) {
 
 // rouse tells whoever is concerned in this process that queues have work: the
 // relay of those that are carried, the waiting workers of all others, and of
-// those whose carrier is not there or does not take every kind.
+// those whose carrier is not there; and workers of kinds that it does not take.
 func (e *Engine) rouse(queues []string) {
 	if len(e.conf.Brokers) == 0 {
 		e.dispatch.wake(queues)
@@ -67,8 +67,10 @@ func (e *Engine) rouse(queues []string) {
 		if b != nil {
 			e.relay.wake(q)
 		}
-		if b == nil || !e.expectRefs(q) || e.routing.crew(q).mixed {
+		if b == nil || !e.expectRefs(q) {
 			direct = append(direct, q)
+		} else if c := e.routing.crew(q); c.mixed {
+			e.dispatch.wakeRest(q, c)
 		}
 	}
 	if len(direct) > 0 {
