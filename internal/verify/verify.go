@@ -191,7 +191,7 @@ func (b *bench) alone(ctx context.Context) error {
 		}
 	}
 	for _, state := range []errand.State{errand.Scheduled, errand.Ready, errand.Running, errand.Dead} {
-		for j, err := range b.client.List(ctx, errand.ListQuery{Queue: b.conf.Queue, State: state, PageSize: 1000}) {
+		for j, err := range b.client.List(ctx, errand.ListQuery{Queue: b.conf.Queue, State: state, Tag: tag, PageSize: 1000}) {
 			if err != nil {
 				return err
 			}

@@ -373,10 +373,15 @@ func TestClearsUpAfterAKilledRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Enqueue(t.Context(), errand.NewParams("mine", []byte("1"), errand.Queue("errand-verify"))); err != nil {
-		t.Fatal(err)
+	mine := []string{"mine", "verify.email"}
+	for _, kind := range mine {
+		for _, opts := range [][]errand.EnqueueOption{nil, {errand.In(time.Hour)}} {
+			if _, err := c.Enqueue(t.Context(), errand.NewParams(kind, []byte("1"), append(opts, errand.Queue("errand-verify"))...)); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	r, err := Run(t.Context(), config(c.Service()))
+	r, err := Run(t.Context(), config(marked(t, c)))
 	if err != nil || !r.OK {
 		describe(t, r)
 		t.Fatal(err)
@@ -384,13 +389,30 @@ func TestClearsUpAfterAKilledRun(t *testing.T) {
 	if _, err := c.Job(t.Context(), id); !errors.Is(err, errand.ErrNotFound) {
 		t.Errorf("the old canary is left: %v", err)
 	}
-	n := 0
-	for _, err := range c.List(t.Context(), errand.ListQuery{Queue: "errand-verify", Kind: "mine"}) {
-		if n++; err != nil {
-			t.Fatal(err)
+	for _, kind := range mine {
+		n := 0
+		for _, err := range c.List(t.Context(), errand.ListQuery{Queue: "errand-verify", Kind: kind}) {
+			if n++; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n != 2 {
+			t.Errorf("of the user's own jobs of kind %s %d are left, want 2", kind, n)
 		}
 	}
-	if n != 1 {
-		t.Errorf("of the user's own jobs in the queue %d are left, want 1", n)
+}
+
+// marked wants every canary that is stored to be one which the next run would find.
+func marked(t *testing.T, c *errand.Client) errand.Service {
+	b := &breaking{Service: c.Service()}
+	b.enqueue = func(ctx context.Context, r *errandv1.EnqueueRequest) (*errandv1.EnqueueResponse, error) {
+		resp, err := b.Service.Enqueue(ctx, r)
+		for _, it := range r.GetItems() {
+			if err == nil && (!isKind(it.GetKind()) || !slices.Contains(it.GetTags(), tag)) {
+				t.Errorf("a canary of kind %s with the tags %v would be left by a run that was killed", it.GetKind(), it.GetTags())
+			}
+		}
+		return resp, err
 	}
+	return b
 }
