@@ -218,7 +218,7 @@ type growth struct {
 func (g *growth) end(ctx context.Context, j *errandv1.Job, o errandv1.Outcome, want ...errandv1.JobState) error {
 	s := outcome(j, o)
 	if o == errandv1.Outcome_OUTCOME_FAIL {
-		s.Error = "as ordered"
+		s = failure(j)
 	}
 	if err := g.h.accepted(ctx, s, want...); err != nil {
 		return err
