@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	errandv1 "github.com/errandhq/errand/gen/errand/v1"
@@ -44,12 +43,10 @@ func (s *Service) Enqueue(ctx context.Context, r *errandv1.EnqueueRequest) (*err
 // traceItems gives jobs without a trace that of the call, which a caller who
 // traces HTTP sends without knowing of Errand. One that is none is ignored.
 func (c Call) traceItems(items []engine.Item) {
-	if c.Trace == "" || !trace.SpanContextFromContext(tracing.WithParent(context.Background(), c.Trace)).IsValid() {
-		return
-	}
+	parent := tracing.Canonical(c.Trace)
 	for i := range items {
 		if items[i].Job.Trace == "" {
-			items[i].Job.Trace = c.Trace
+			items[i].Job.Trace = parent
 		}
 	}
 }

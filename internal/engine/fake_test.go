@@ -452,7 +452,10 @@ func (f *fake) CountDead(_ context.Context, _ ledger.DeadFilter, most int) (int,
 	return min(n, most), nil
 }
 
-func (f *fake) FoldStats(_ context.Context, hour ledger.Hour, fn func(ledger.Sums) (ledger.Sums, error)) (err error) {
+func (f *fake) FoldStats(ctx context.Context, hour ledger.Hour, fn func(ledger.Sums) (ledger.Sums, error)) (err error) {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if err := f.enter("FoldStats"); err != nil {
 		return err
 	}

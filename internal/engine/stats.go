@@ -142,7 +142,7 @@ func (e *Engine) foldStats(ctx context.Context) error {
 		err := e.ledger.FoldStats(ctx, hour, func(stored ledger.Sums) (ledger.Sums, error) {
 			return insight.Fold(stored, added, insight.DefaultBounds)
 		})
-		if err == nil || errors.Is(err, job.ErrUnknown) || isTimeout(err) {
+		if err == nil || errors.Is(err, job.ErrUnknown) {
 			delete(s.pending, hour)
 		}
 		if err != nil {
@@ -154,8 +154,12 @@ func (e *Engine) foldStats(ctx context.Context) error {
 
 // Insights tells what became of jobs lately, from the ledger's sums, to which
 // those of this process are added first. Those of other servers may be ten seconds old.
+//
+// The fold is not for this caller alone, and does not end with the call.
 func (e *Engine) Insights(ctx context.Context, q insight.Query) (insight.Report, error) {
-	if err := e.foldStats(ctx); err != nil {
+	folding, cancel := context.WithTimeout(context.WithoutCancel(ctx), ledgerPatience)
+	defer cancel()
+	if err := e.foldStats(folding); err != nil {
 		return insight.Report{}, fmt.Errorf("insights: %w", err)
 	}
 	now, err := e.clock.now(ctx)

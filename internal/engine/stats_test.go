@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -85,6 +86,33 @@ func TestStatisticsOutliveAnOutage(t *testing.T) {
 		w.put(2)
 		if k := w.insights(); k.Arrived != 5 {
 			t.Errorf("%d arrived, want 5", k.Arrived)
+		}
+	})
+}
+
+// A time-out says that the ledger has added nothing; and a caller who gives up ends only his call.
+func TestStatisticsOutliveATimeout(t *testing.T) {
+	inWorld(t, engine.Config{Insights: true}, func(w *world) {
+		w.f.hook(func(method string) error {
+			if method == "FoldStats" {
+				return context.DeadlineExceeded
+			}
+			return nil
+		}, nil)
+		w.put(3)
+		if _, err := w.Insights(w.ctx, lately); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("insights of a ledger that is slow: %v", err)
+		}
+		w.f.hook(nil, nil)
+		gone, leave := context.WithCancel(w.ctx)
+		leave()
+		folds := w.f.count("FoldStats")
+		_, _ = w.Insights(gone, lately)
+		if w.f.count("FoldStats") == folds {
+			t.Error("who gave up ended the fold of all")
+		}
+		if k := w.insights(); k.Arrived != 3 {
+			t.Errorf("%d arrived, want 3", k.Arrived)
 		}
 	})
 }

@@ -6,6 +6,8 @@ package insight
 
 import (
 	"fmt"
+	"math"
+	"time"
 
 	"github.com/errandhq/errand/ledger"
 )
@@ -136,8 +138,17 @@ func addTally(to, t ledger.Tally) (ledger.Tally, error) {
 	}
 	to.Hour, to.Outcome = t.Hour, t.Outcome
 	to.N += t.N
-	to.Sum += t.Sum
+	to.Sum = plus(to.Sum, t.Sum)
 	return to, nil
+}
+
+// plus adds times, of which a few dozen can be more than a Duration has room for: then
+// the sum is the largest there is.
+func plus(a, b time.Duration) time.Duration {
+	if a > 0 && b > math.MaxInt64-a {
+		return math.MaxInt64
+	}
+	return a + b
 }
 
 func addFault(to, f ledger.Fault) ledger.Fault {

@@ -209,6 +209,33 @@ func put(stored, changed ledger.Sums) ledger.Sums {
 	return stored
 }
 
+// Times that add up to more than a Duration holds stay the largest there is, and
+// never turn negative.
+func TestSumsDoNotOverflow(t *testing.T) {
+	many := gather(DefaultBounds, noon, func(b *Batch) {
+		for range 100 {
+			b.Time("q", "k", ledger.OutcomeLeased, longest)
+			b.Time("q", "k", ledger.OutcomeFailed, longest)
+		}
+	})
+	twice, err := Fold(many, many, DefaultBounds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tally := range slices.Concat(many.Tallies, twice.Tallies) {
+		if tally.Sum < math.MaxInt64-time.Microsecond {
+			t.Errorf("of %d times of ten years the sum is %s", tally.N, tally.Sum)
+		}
+	}
+	r, err := Make(ledger.Sums{Tallies: slices.Concat(many.Tallies, twice.Tallies)}, Query{Since: time.Hour, Target: time.Minute, Most: 1}, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := r.Kinds[0]; k.Busy <= 0 || k.Wasted <= 0 || k.Wait.Mean <= 0 || k.Run.Mean <= 0 || r.Queues[0].Run <= 0 || r.Queues[0].Slots < 1 {
+		t.Errorf("the report: %+v, %+v", k, r.Queues[0])
+	}
+}
+
 func TestReport(t *testing.T) {
 	old := gather(DefaultBounds, noon.Add(-time.Hour), func(b *Batch) {
 		for range 3600 {

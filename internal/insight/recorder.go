@@ -68,7 +68,7 @@ func (b *Batch) Time(queue, kind string, o ledger.Outcome, took time.Duration) {
 	c := &b.of(queue, kind)[o]
 	took = min(max(took, 0), longest)
 	c.n++
-	c.sum += took
+	c.sum = plus(c.sum, took)
 	c.sketch.Add(took)
 }
 

@@ -151,17 +151,17 @@ func (s *sum) count(t *ledger.Tally) {
 		s.Succeeded += t.N
 	case ledger.OutcomeFailed:
 		s.Failed += t.N
-		s.Wasted += t.Sum
+		s.Wasted = plus(s.Wasted, t.Sum)
 	case ledger.OutcomeDiscarded:
 		s.Discarded += t.N
 	case ledger.OutcomeSnoozed:
 		s.Snoozed += t.N
 	case ledger.OutcomeReleased:
 		s.Released += t.N
-		s.Wasted += t.Sum
+		s.Wasted = plus(s.Wasted, t.Sum)
 	case ledger.OutcomeCrashed:
 		s.Crashed += t.N
-		s.Wasted += t.Sum
+		s.Wasted = plus(s.Wasted, t.Sum)
 	case ledger.OutcomeCancelled:
 		s.Cancelled += t.N
 	case ledger.OutcomeExpired:
@@ -170,7 +170,7 @@ func (s *sum) count(t *ledger.Tally) {
 		s.Dead += t.N
 	}
 	if t.Outcome >= ledger.OutcomeSucceeded && t.Outcome <= ledger.OutcomeCrashed {
-		s.Busy += t.Sum
+		s.Busy = plus(s.Busy, t.Sum)
 	}
 }
 
@@ -197,7 +197,7 @@ type spread struct {
 }
 
 func (d *spread) add(t *ledger.Tally) error {
-	d.total += t.Sum
+	d.total = plus(d.total, t.Sum)
 	return d.sketch.Merge(t.Sketch)
 }
 

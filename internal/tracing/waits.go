@@ -68,6 +68,14 @@ func WithParent(ctx context.Context, traceparent string) context.Context {
 	return propagation.TraceContext{}.Extract(ctx, header(traceparent))
 }
 
+// Canonical is a traceparent in the form of the version that this server knows, or
+// "" if it is none: later versions may add what no job has room for.
+func Canonical(traceparent string) string {
+	named := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(WithParent(context.Background(), traceparent), named)
+	return named.Get("traceparent")
+}
+
 // header is a traceparent as the propagator reads it.
 type header string
 

@@ -21,6 +21,10 @@ var gentle = []check{
 // drained leaves with a job whose handler has not returned.
 func drained(ctx context.Context, b *bench) (string, error) {
 	const check = "drain"
+	within := b.ttl + 2*time.Second + slack
+	if err := b.timeFor("the return of jobs whose worker has left", within); err != nil {
+		return "", err
+	}
 	h, err := b.hand(ctx, check)
 	if err != nil {
 		return "", err
@@ -38,7 +42,7 @@ func drained(ctx context.Context, b *bench) (string, error) {
 	}
 	left := time.Now()
 	free := func(i *errand.JobInfo) bool { return i.State == errand.Ready }
-	info, err := b.await(ctx, id, b.ttl+2*time.Second+slack, "ready again after its worker had left", free)
+	info, err := b.await(ctx, id, within, "ready again after its worker had left", free)
 	if err != nil {
 		return "", err
 	}
@@ -63,18 +67,13 @@ func failures(ctx context.Context, b *bench) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	fail := func() *errandv1.Settlement {
-		s := outcome(j, errandv1.Outcome_OUTCOME_FAIL)
-		s.Error = fmt.Sprintf("attempt %d fails, as ordered", j.GetAttempt())
-		return s
-	}
-	if err := h.accepted(ctx, fail(), errandv1.JobState_JOB_STATE_SCHEDULED, errandv1.JobState_JOB_STATE_READY); err != nil {
+	if err := h.accepted(ctx, failure(j), errandv1.JobState_JOB_STATE_SCHEDULED, errandv1.JobState_JOB_STATE_READY); err != nil {
 		return "", err
 	}
 	if j, err = h.one(ctx); err != nil {
 		return "", err
 	}
-	if err := h.accepted(ctx, fail(), errandv1.JobState_JOB_STATE_DEAD); err != nil {
+	if err := h.accepted(ctx, failure(j), errandv1.JobState_JOB_STATE_DEAD); err != nil {
 		return "", err
 	}
 	info, err := b.is(ctx, id, errand.Dead)
@@ -97,8 +96,8 @@ func failures(ctx context.Context, b *bench) (string, error) {
 func pill(ctx context.Context, b *bench) (string, error) {
 	const check, most = "pill", 3 // crashes, where the server's limit is the default
 	each := b.ttl + 2*time.Second + slack
-	if need := most*each + 10*time.Second; b.conf.Timeout < need {
-		return "", skipped("%d crashes take up to %s here: give --timeout %s", most, most*each, need.Round(time.Second))
+	if err := b.timeFor(fmt.Sprintf("%d crashes", most), most*each); err != nil {
+		return "", err
 	}
 	id, err := b.enqueue(ctx, check)
 	if err != nil {

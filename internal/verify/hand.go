@@ -236,6 +236,13 @@ func outcome(j *errandv1.Job, o errandv1.Outcome) *errandv1.Settlement {
 	return &errandv1.Settlement{Id: j.GetId(), Token: j.GetToken(), Outcome: o}
 }
 
+// failure wants the next attempt soon, however long the server's own back-off is.
+func failure(j *errandv1.Job) *errandv1.Settlement {
+	s := outcome(j, errandv1.Outcome_OUTCOME_FAIL)
+	s.Error, s.Delay = fmt.Sprintf("attempt %d fails, as ordered", j.GetAttempt()), durationpb.New(20*time.Millisecond)
+	return s
+}
+
 // abandon falls silent with all that is held, as a process does that was killed.
 func (h *hand) abandon() {
 	h.dead = true

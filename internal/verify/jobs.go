@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	errand "github.com/errandhq/errand"
@@ -13,12 +12,24 @@ import (
 	"github.com/errandhq/errand/internal/auth"
 )
 
-const kindPrefix = "verify."
-
 // kindOf names the kind of the jobs of a check.
-func kindOf(check string) string { return kindPrefix + check }
+func kindOf(check string) string { return "verify." + check }
 
-func isKind(kind string) bool { return strings.HasPrefix(kind, kindPrefix) }
+// kinds are all kinds of the checks. What else begins with verify. is the user's.
+var kinds = func() (all []string) {
+	for _, check := range []string{
+		"atomic", "bad", "bounds", "calls", "cancel", "dead", "doubled", "drain", "expiry", "failures", "growing",
+		"held", "idempotency", "load", "lost", "order", "pill", "probe", "repeat", "stale", "unique",
+	} {
+		all = append(all, kindOf(check))
+	}
+	return all
+}()
+
+func isKind(kind string) bool { return slices.Contains(kinds, kind) }
+
+// tag is on every canary: a job without it is nobody's to remove here, whatever its kind.
+const tag = "errand-verify"
 
 // remember keeps an id, so that the job is not left behind.
 func (b *bench) remember(ids ...errand.ID) {
@@ -34,6 +45,7 @@ func (b *bench) params(check string, opts ...errand.EnqueueOption) errand.Enqueu
 	p := errand.NewParams(kindOf(check), []byte(`{}`), append([]errand.EnqueueOption{
 		errand.Queue(b.conf.Queue), errand.WithID(errand.NewID()),
 	}, opts...)...)
+	p.Tags = append(p.Tags, tag)
 	b.remember(p.ID)
 	return p
 }

@@ -24,9 +24,21 @@ const noRush = time.Hour
 // slack is added to what a promise says in seconds, for the network and this machine.
 const slack = 3 * time.Second
 
+// timeFor skips a check that takes longer by its nature than this run may.
+func (b *bench) timeFor(what string, takes time.Duration) error {
+	if need := takes + 10*time.Second; b.conf.Timeout < need {
+		return skipped("%s: up to %s here; give --timeout %s", what, takes, need.Round(time.Second))
+	}
+	return nil
+}
+
 // heldJob keeps a job for longer than the time-to-live, renewing, while another hand asks for it.
 func heldJob(ctx context.Context, b *bench) (string, error) {
 	const check = "held"
+	long := b.ttl + b.ttl/2
+	if err := b.timeFor("holding a job for longer than a session lasts", long); err != nil {
+		return "", err
+	}
 	holder, err := b.hand(ctx, check)
 	if err != nil {
 		return "", err
@@ -39,7 +51,6 @@ func heldJob(ctx context.Context, b *bench) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	long := b.ttl + b.ttl/2
 	for end := time.Now().Add(long); time.Now().Before(end); {
 		got, err := other.lease(ctx, 1, min(2*time.Second, long))
 		if err != nil {
@@ -60,6 +71,10 @@ func heldJob(ctx context.Context, b *bench) (string, error) {
 // the dead one's late result is refused.
 func deadWorker(ctx context.Context, b *bench) (string, error) {
 	const check = "dead"
+	within := b.ttl + 2*time.Second
+	if err := b.timeFor("the rescue of a dead worker's jobs", within+slack); err != nil {
+		return "", err
+	}
 	dead, err := b.hand(ctx, check)
 	if err != nil {
 		return "", err
@@ -75,7 +90,6 @@ func deadWorker(ctx context.Context, b *bench) (string, error) {
 	}
 	dead.abandon()
 	silent := time.Now()
-	within := b.ttl + 2*time.Second
 	for _, j := range jobs {
 		id, err := parse(j)
 		if err != nil {

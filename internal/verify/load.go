@@ -232,6 +232,11 @@ func (l *loading) judge(ctx context.Context) (string, error) {
 		}
 		return "", e
 	}
+	for _, j := range jobs {
+		if _, ok := history.MarkOf(j); j.State == errand.Succeeded && !ok {
+			return "", broken("job %s succeeded with a result, and the ledger has %q", j.ID, j.Result)
+		}
+	}
 	if seen := len(l.hist.Ends); seen < len(ids) {
 		return "", broken("of %d jobs a watch by their ids heard of the end of %d", len(ids), seen)
 	}

@@ -38,6 +38,9 @@ func doubledSettle(ctx context.Context, b *bench) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if sent := success(j).GetResult(); !bytes.Equal(first.Result, sent) {
+		return "", broken("job %s was settled with the result %q, and the ledger has %q", id, sent, first.Result)
+	}
 	other := success(j)
 	other.Result = []byte(`{"other":true}`)
 	for _, s := range []*errandv1.Settlement{success(j), outcome(j, errandv1.Outcome_OUTCOME_FAIL), other} {
@@ -218,7 +221,7 @@ type growth struct {
 func (g *growth) end(ctx context.Context, j *errandv1.Job, o errandv1.Outcome, want ...errandv1.JobState) error {
 	s := outcome(j, o)
 	if o == errandv1.Outcome_OUTCOME_FAIL {
-		s.Error = "as ordered"
+		s = failure(j)
 	}
 	if err := g.h.accepted(ctx, s, want...); err != nil {
 		return err

@@ -149,12 +149,12 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 	if err := b.alone(ctx); err != nil {
 		return err
 	}
-	h, err := b.hand(ctx, "probe")
+	h, err := b.hand(ctx, "probe") // until clear: by it other runs know of this one
 	if err != nil {
 		return err
 	}
 	b.ttl = h.ttl
-	return h.close(ctx, false)
+	return nil
 }
 
 // unpaused says no if the queue is paused, and finds its route, once it has jobs.
@@ -184,14 +184,13 @@ func (b *bench) alone(ctx context.Context) error {
 		return err
 	}
 	for _, s := range sessions {
-		mine := slices.ContainsFunc(s.Kinds, func(k string) bool { return k == kindOf("probe") || k == kindOf("load") })
-		if s.State == "live" && mine && slices.Contains(s.Queues, b.conf.Queue) {
+		if s.State == "live" && slices.ContainsFunc(s.Kinds, isKind) && slices.Contains(s.Queues, b.conf.Queue) {
 			return &errand.Error{Code: errand.CodeFailedPrecondition, Message: fmt.Sprintf(
 				"another verification (%s) works on the queue %s: wait for its end, or name another queue", s.Worker, b.conf.Queue)}
 		}
 	}
 	for _, state := range []errand.State{errand.Scheduled, errand.Ready, errand.Running, errand.Dead} {
-		for j, err := range b.client.List(ctx, errand.ListQuery{Queue: b.conf.Queue, State: state, PageSize: 1000}) {
+		for j, err := range b.client.List(ctx, errand.ListQuery{Queue: b.conf.Queue, State: state, Tag: tag, PageSize: 1000}) {
 			if err != nil {
 				return err
 			}

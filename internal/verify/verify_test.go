@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	errand "github.com/errandhq/errand"
 	"github.com/errandhq/errand/embedded"
@@ -60,7 +62,13 @@ func TestSoundServerPasses(t *testing.T) {
 			c := open(t, conf(t))
 			told := 0
 			run := config(c.Service())
-			run.Progress = func(ended, total int, _ Check) { told = max(told, ended*1000/total) }
+			run.Progress = func(ended, total int, _ Check) {
+				told = max(told, ended*1000/total)
+				if ended == total { // the load is over, its workers have left
+					r, err := Run(t.Context(), config(c.Service()))
+					refused(t, r, err, errand.CodeFailedPrecondition, "another verification")
+				}
+			}
 			r, err := Run(t.Context(), run)
 			describe(t, r)
 			if err != nil || !r.OK {
@@ -189,6 +197,8 @@ func TestBrokenServersFail(t *testing.T) {
 				return resp, err
 			}
 		}},
+		{"drops results", "load with lost answers", dropResults},
+		{"drops every result", "a doubled settle", dropResults},
 		{"takes a live session's job away", "a held job is nobody else's", func(b *breaking) {
 			b.extend = func(ctx context.Context, r *errandv1.ExtendRequest) (*errandv1.ExtendResponse, error) {
 				held := r.GetHeld()
@@ -272,6 +282,60 @@ func TestBrokenServersFail(t *testing.T) {
 			}
 			t.Logf("evidence: %s", strings.Join(r.Checks[at].Evidence, "\n"))
 		})
+	}
+}
+
+func dropResults(b *breaking) {
+	b.settle = func(ctx context.Context, r *errandv1.SettleRequest) (*errandv1.SettleResponse, error) {
+		r = proto.CloneOf(r)
+		for _, it := range r.GetItems() {
+			it.Result = nil
+		}
+		return b.Service.Settle(ctx, r)
+	}
+}
+
+// prepared is a bench that is cleared at the test's end.
+func prepared(t *testing.T, svc errand.Service, timeout time.Duration) *bench {
+	t.Helper()
+	b := &bench{conf: config(svc), client: errand.NewClient(svc, nil), svc: svc, ids: map[errand.ID]bool{}}
+	b.conf.Timeout = timeout
+	if err := b.prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.clear(context.WithoutCancel(t.Context()), &Report{}) })
+	return b
+}
+
+// A server that waits for long between attempts, unless told otherwise, keeps its promises.
+func TestLongBackOff(t *testing.T) {
+	slow := &breaking{Service: open(t, embedded.Config{}).Service()}
+	slow.settle = func(ctx context.Context, r *errandv1.SettleRequest) (*errandv1.SettleResponse, error) {
+		for _, it := range r.GetItems() {
+			if it.GetOutcome() == errandv1.Outcome_OUTCOME_FAIL && it.Delay == nil {
+				it.Delay = durationpb.New(time.Hour)
+			}
+		}
+		return slow.Service.Settle(ctx, r)
+	}
+	b := prepared(t, slow, 10*time.Second)
+	for name, run := range map[string]func(context.Context, *bench) (string, error){"failures": failures, "growing": growing} {
+		if _, err := run(t.Context(), b); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Checks that need a session's end say nothing in a run that is too short for one.
+func TestTooShortForASession(t *testing.T) {
+	b := prepared(t, open(t, embedded.Config{}).Service(), 4*time.Second)
+	for name, run := range map[string]func(context.Context, *bench) (string, error){
+		"held": heldJob, "dead": deadWorker, "drained": drained, "pill": pill,
+	} {
+		var short *skippedError
+		if _, err := run(t.Context(), b); !errors.As(err, &short) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -373,10 +437,15 @@ func TestClearsUpAfterAKilledRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Enqueue(t.Context(), errand.NewParams("mine", []byte("1"), errand.Queue("errand-verify"))); err != nil {
-		t.Fatal(err)
+	mine := []string{"mine", "verify.email"}
+	for _, kind := range mine {
+		for _, opts := range [][]errand.EnqueueOption{nil, {errand.In(time.Hour)}} {
+			if _, err := c.Enqueue(t.Context(), errand.NewParams(kind, []byte("1"), append(opts, errand.Queue("errand-verify"))...)); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	r, err := Run(t.Context(), config(c.Service()))
+	r, err := Run(t.Context(), config(marked(t, c)))
 	if err != nil || !r.OK {
 		describe(t, r)
 		t.Fatal(err)
@@ -384,13 +453,30 @@ func TestClearsUpAfterAKilledRun(t *testing.T) {
 	if _, err := c.Job(t.Context(), id); !errors.Is(err, errand.ErrNotFound) {
 		t.Errorf("the old canary is left: %v", err)
 	}
-	n := 0
-	for _, err := range c.List(t.Context(), errand.ListQuery{Queue: "errand-verify", Kind: "mine"}) {
-		if n++; err != nil {
-			t.Fatal(err)
+	for _, kind := range mine {
+		n := 0
+		for _, err := range c.List(t.Context(), errand.ListQuery{Queue: "errand-verify", Kind: kind}) {
+			if n++; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n != 2 {
+			t.Errorf("of the user's own jobs of kind %s %d are left, want 2", kind, n)
 		}
 	}
-	if n != 1 {
-		t.Errorf("of the user's own jobs in the queue %d are left, want 1", n)
+}
+
+// marked wants every canary that is stored to be one which the next run would find.
+func marked(t *testing.T, c *errand.Client) errand.Service {
+	b := &breaking{Service: c.Service()}
+	b.enqueue = func(ctx context.Context, r *errandv1.EnqueueRequest) (*errandv1.EnqueueResponse, error) {
+		resp, err := b.Service.Enqueue(ctx, r)
+		for _, it := range r.GetItems() {
+			if err == nil && (!isKind(it.GetKind()) || !slices.Contains(it.GetTags(), tag)) {
+				t.Errorf("a canary of kind %s with the tags %v would be left by a run that was killed", it.GetKind(), it.GetTags())
+			}
+		}
+		return resp, err
 	}
+	return b
 }
