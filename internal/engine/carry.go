@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +32,14 @@ func (c *carry) of(queue string) *consumer {
 	return c.consumers[queue]
 }
 
+// find returns the consumer of a queue, and whether the queue is strange.
+func (c *carry) find(queue string) (found *consumer, strange bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, strange = c.strange[queue]
+	return c.consumers[queue], strange
+}
+
 // carried reports whether the workers of a queue may leave its jobs to the
 // carrier: refs have brought jobs lately, or are given the time to do so. A queue of which
 // none do is leased directly at each poll interval, whatever the cause: nothing is ready, the relay
@@ -59,15 +66,17 @@ func (e *Engine) expectRefs(queue string) bool {
 	return c.up.Load()
 }
 
-// expectWorker tells the consumers of queues that a worker waits.
+// expectWorker tells the consumers of queues that a worker waits. Names that are known to be
+// strange bring nothing new.
 func (e *Engine) expectWorker(queues []string) {
 	if len(e.conf.Brokers) == 0 {
 		return
 	}
 	for _, q := range queues {
-		if c := e.carry.of(q); c != nil {
+		c, strange := e.carry.find(q)
+		if c != nil {
 			ring(c.bell)
-		} else if _, b := e.carrier(q); b != nil {
+		} else if _, b := e.carrier(q); b != nil && !strange {
 			ring(e.carry.bell)
 		}
 	}
@@ -92,42 +101,44 @@ func (e *Engine) runCarry(ctx context.Context) {
 	defer group.Wait()
 	asked := -knownEvery
 	e.every(ctx, "carry", e.conf.PollInterval, e.carry.bell, func(ctx context.Context) error {
-		queues, strange := e.toConsume()
+		queues, ask := e.toConsume()
 		for _, q := range queues {
 			e.startConsumer(ctx, &group, q)
 		}
-		if now := e.conf.Monotonic(); len(strange) > 0 && now-asked >= knownEvery {
+		if now := e.conf.Monotonic(); ask && now-asked >= knownEvery {
 			asked = now
-			return e.introduce(ctx, strange)
+			return e.introduce(ctx)
 		}
 		return nil
 	})
 }
 
 // toConsume returns the carried queues that workers wait for and nobody consumes
-// yet: those that are known, and those of which nothing is heard but the name. A
+// yet, and are known. It says whether there are others, of which nothing is heard but the name: a
 // consumer of each name that some worker asks for would make topics that are there for good.
-func (e *Engine) toConsume() (queues, strange []string) {
-	wanted := slices.DeleteFunc(e.dispatch.queues(), func(q string) bool {
-		_, b := e.carrier(q)
-		return b == nil || e.carry.of(q) != nil
-	})
+func (e *Engine) toConsume() (queues []string, strange bool) {
+	wanted := map[string]bool{}
+	for _, q := range e.dispatch.queues() {
+		if _, b := e.carrier(q); b != nil && e.carry.of(q) == nil {
+			wanted[q] = true
+		}
+	}
 	e.carry.mu.Lock()
 	defer e.carry.mu.Unlock()
-	maps.DeleteFunc(e.carry.strange, func(q string, _ bool) bool { return !slices.Contains(wanted, q) })
-	for _, q := range wanted {
+	maps.DeleteFunc(e.carry.strange, func(q string, _ bool) bool { return !wanted[q] })
+	for q := range wanted {
 		if e.carry.strange[q] || e.routed(q) {
 			queues = append(queues, q)
 			continue
 		}
 		e.carry.strange[q] = false
-		strange = append(strange, q)
+		strange = true
 	}
 	return queues, strange
 }
 
-// introduce asks the ledger which queues have jobs, of whatever state.
-func (e *Engine) introduce(ctx context.Context, strange []string) error {
+// introduce asks the ledger which of the strange queues have jobs, of whatever state.
+func (e *Engine) introduce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, ledgerPatience)
 	defer cancel()
 	counts, err := e.ledger.Counts(ctx)
@@ -137,7 +148,7 @@ func (e *Engine) introduce(ctx context.Context, strange []string) error {
 	e.carry.mu.Lock()
 	defer e.carry.mu.Unlock()
 	for _, c := range counts {
-		if c.N > 0 && slices.Contains(strange, c.Queue) {
+		if come, strange := e.carry.strange[c.Queue]; c.N > 0 && strange && !come {
 			e.carry.strange[c.Queue] = true
 			ring(e.carry.bell)
 		}

@@ -221,6 +221,33 @@ func TestNoCallToTheCarrierHoldsAConsumerForGood(t *testing.T) {
 	}
 }
 
+// Nor does one hold the relay's ear for what other servers return.
+func TestNoCallToTheCarrierHoldsTheReturnsForGood(t *testing.T) {
+	for _, method := range []string{"Subscribe", "Ack"} {
+		t.Run(method, func(t *testing.T) {
+			var on atomic.Bool
+			on.Store(true)
+			between := func(m *brokertest.Memory) broker.Broker { return hanging{m, method, &on} }
+			inCarriedWorldOf(t, between, engine.Config{}, func(w *world, m *brokertest.Memory) {
+				identity, err := w.f.Identity(w.ctx)
+				w.ok(err)
+				topic := "errand." + identity + ".returns"
+				body := fmt.Sprintf(`{"queue":"default","kind":"k","refs":[{"job":%q,"token":0}]}`, job.ID{7})
+				time.Sleep(5 * time.Second) // it leads
+				w.ok(m.Publish(w.ctx, topic, [][]byte{[]byte(body)}))
+				time.Sleep(time.Second)
+				on.Store(false)
+				time.Sleep(20 * time.Second)
+				w.ok(m.Publish(w.ctx, topic, [][]byte{[]byte(body)}))
+				time.Sleep(5 * time.Second)
+				if n, err := m.Depth(w.ctx, topic); err != nil || n != 0 {
+					t.Errorf("%d messages are left, %v", n, err)
+				}
+			})
+		})
+	}
+}
+
 // Refs that bring no job are no sign that the carrier brings jobs: the queue is
 // leased directly, but for a second now and then.
 func TestRefsOfNoUseKeepNobodyFromTheLedger(t *testing.T) {

@@ -134,7 +134,7 @@ func (c *consumer) consume(ctx context.Context, well func()) error {
 	if !c.wanted() {
 		return nil
 	}
-	sub, err := c.subscribe(ctx)
+	sub, err := subscribe(ctx, c.broker, topicOf(c.e.identity(), c.queue))
 	if err != nil {
 		return err
 	}
@@ -166,10 +166,10 @@ func (c *consumer) consume(ctx context.Context, well func()) error {
 	return nil
 }
 
-func (c *consumer) subscribe(ctx context.Context) (broker.Subscription, error) {
+func subscribe(ctx context.Context, b broker.Broker, topic string) (broker.Subscription, error) {
 	ctx, cancel := context.WithTimeout(ctx, subscribePatience)
 	defer cancel()
-	return c.broker.Subscribe(ctx, topicOf(c.e.identity(), c.queue))
+	return b.Subscribe(ctx, topic)
 }
 
 // ack acknowledges messages. What cannot be acknowledged comes again.

@@ -215,4 +215,10 @@ func TestWorkersOfDirectQueuesWakeNoCarrier(t *testing.T) {
 	if len(e.carry.bell) == 0 {
 		t.Error("a worker of a carried queue does not")
 	}
+	<-e.carry.bell
+	e.carry.strange["carried"] = false
+	e.expectWorker([]string{"carried"})
+	if len(e.carry.bell) > 0 {
+		t.Error("a worker of a queue that is strange already wakes the carriers' loop")
+	}
 }

@@ -236,7 +236,7 @@ func (e *Engine) hearReturns(ctx context.Context, route string, b broker.Broker)
 		if identity == "" {
 			return errNoIdentity
 		}
-		sub, err := b.Subscribe(ctx, returnsOf(identity))
+		sub, err := subscribe(ctx, b, returnsOf(identity))
 		if err != nil {
 			return err
 		}
@@ -252,7 +252,7 @@ func (e *Engine) hearReturns(ctx context.Context, route string, b broker.Broker)
 					e.relay.takeBack(queue, refs)
 				}
 			}
-			if err := sub.Ack(ctx, msgs); err != nil && ctx.Err() == nil {
+			if err := ack(ctx, sub, msgs); err != nil && ctx.Err() == nil {
 				return err
 			}
 		}
