@@ -153,6 +153,25 @@ func TestShareGroupDividesPartitions(t *testing.T) {
 	}
 }
 
+// publishAgain publishes list now and then until it is stopped, as the relay does: what was
+// confirmed just when the topic went is gone with it.
+func publishAgain(t *testing.T, b *Broker, topic string, list [][]byte) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-time.After(5 * time.Second):
+				_ = b.Publish(ctx, topic, list) // or the next time
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() { cancel(); <-ended }
+}
+
 // A topic that an operator deletes is made anew, and the same handles go on.
 func TestDeletedTopicIsMadeAnew(t *testing.T) {
 	t.Parallel()
@@ -166,7 +185,9 @@ func TestDeletedTopicIsMadeAnew(t *testing.T) {
 				if err := b.Publish(t.Context(), topic, list); err != nil {
 					t.Fatal(err)
 				}
+				stop := publishAgain(t, b, topic, list)
 				drain(t, s, missing, 2*time.Minute)
+				stop()
 				if _, err := b.adm.DeleteTopic(t.Context(), topic); err != nil {
 					t.Fatal(err)
 				}

@@ -291,9 +291,12 @@ func (s *scene) workers() {
 	s.act("a worker freezes, and comes back", []string{"ErrandStaleResults"},
 		func() {
 			frozen := newHand(s, "cold")
-			s.enqueue("cold", "k", cluster.Order{})
+			id := s.enqueue("cold", "k", cluster.Order{})
 			j := frozen.lease()
-			s.Eventually("the session is dead", func() (bool, string) { return frozen.lost(), "it lives" })
+			s.Eventually("the session is dead, and its job free", func() (bool, string) {
+				job, err := s.Client().Job(s.t.Context(), id)
+				return err == nil && frozen.lost() && job.State != errand.Running, "it lives, or holds the job"
+			})
 			frozen.settle(j)
 		}, func() { s.cancel("cold") })
 	s.act("most workers fall silent at once", []string{"ErrandBrake"},
