@@ -22,8 +22,8 @@ const benchLong = `Put a ledger or a server under load, and say how fast it is.
 Without flags a temporary SQLite file is measured, in this process. --ledger
 measures a ledger of yours, in this process too; --server a server, with the
 producers and workers here. With --broker the jobs of the ledger in this process
-go by a carrier. The environment names none of them: load is put only where this
-command line says.
+go by a carrier; --cache is its fast view of states, in memory by default. The
+environment names none of them: load is put only where this command line says.
 
 The jobs are of kind bench, in queues of their own, bench-…; no other job is
 touched, and what a scenario leaves is worked off when it ends. So the archive
@@ -55,6 +55,7 @@ type benchFlags struct {
 	scenarios []string
 	ledger    string
 	broker    string
+	cache     string
 	profile   string
 	server    bool // one was named
 }
@@ -75,6 +76,7 @@ func newBench(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&b.ledger, "ledger", "", "ledger to measure in this process: sqlite:PATH or postgres://… (default: a temporary SQLite file)")
 	f.StringVar(&b.broker, "broker", "", "carrier of ready jobs, beside the ledger in this process: amqp://… or kafka://HOST,HOST…")
+	f.StringVar(&b.cache, "cache", "", "fast view of job states in this process: memory, none, redis://… or rediss://… (default: memory)")
 	f.StringSliceVar(&b.scenarios, "scenario", []string{bench.Bulk, bench.Single, bench.Drain, bench.Latency, bench.Steady},
 		"what to measure, in this order: "+strings.Join(bench.Scenarios(), ", "))
 	f.IntVar(&b.plan.Jobs, "jobs", b.plan.Jobs, "jobs of a scenario that counts them")
@@ -108,6 +110,9 @@ func (b *benchFlags) check() error {
 	if b.server && b.broker != "" {
 		return usageError("--server and --broker are both given: a server has brokers of its own")
 	}
+	if b.server && b.cache != "" {
+		return usageError("--server and --cache are both given: a server has a cache of its own")
+	}
 	_, addr, err := b.settings()
 	if err != nil {
 		return usageError("--%w", err)
@@ -124,6 +129,9 @@ func (b *benchFlags) settings() (config.Server, config.Ledger, error) {
 	conf.Ledger = b.ledger
 	if b.broker != "" {
 		conf.Broker = config.Addresses{b.broker}
+	}
+	if b.cache != "" {
+		conf.Cache = b.cache
 	}
 	if err := conf.Check(); err != nil {
 		return conf, config.Ledger{}, err

@@ -34,6 +34,7 @@ type benchEnvironment struct {
 	Ledger   string        `json:"ledger"` // sqlite or postgres
 	Target   string        `json:"target"` // address of the ledger or server
 	Broker   string        `json:"broker"` // rabbitmq or kafka; empty: leased directly
+	Cache    string        `json:"cache"`  // memory, redis or none
 	Server   string        `json:"server"` // version of the server; empty: in process
 	Settings benchSettings `json:"settings"`
 }
@@ -70,7 +71,7 @@ func (a *app) newBenchTarget(ctx context.Context, b *benchFlags) (*benchTarget, 
 	case b.server:
 		return t, a.benchServer(ctx, t, of)
 	}
-	t.environment.Ledger, t.environment.Target = addr.Engine, addr.String()
+	t.environment.Ledger, t.environment.Target, t.environment.Cache = addr.Engine, addr.String(), conf.CacheKind()
 	brokers, _ := conf.BrokerAddresses() // settings has checked them
 	for _, one := range brokers {
 		t.environment.Broker = one.Carrier
@@ -89,6 +90,7 @@ func (a *app) benchServer(ctx context.Context, t *benchTarget, of func(string) *
 		return err
 	}
 	t.environment.Ledger, t.environment.Target, t.environment.Server = info.Ledger, a.server, info.Version
+	t.environment.Cache = info.Cache
 	t.open = func(_ context.Context, scenario string) (_ bench.System, err error) {
 		e := of(scenario)
 		// Connections of their own, as producers and workers have that are

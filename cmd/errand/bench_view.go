@@ -7,6 +7,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 
 	"github.com/errandhq/errand/internal/bench"
+	"github.com/errandhq/errand/internal/config"
 )
 
 // benchProgress draws a bar for each phase of a run.
@@ -49,6 +50,9 @@ func (a *app) printBench(r benchReport) {
 	}
 	if env.Broker != "" {
 		where += ", by " + env.Broker
+	}
+	if env.Cache == config.CacheRedis {
+		where += ", states in Redis"
 	}
 	a.out.linef("%s  %s, %s, %s", headStyle.Render("errand "+env.Version), env.Ledger, env.Target, where)
 	a.out.linef("%s", faintStyle.Render(fmt.Sprintf("%s, %d cores, %s; payload %d B, %d producers, %d workers × %d",

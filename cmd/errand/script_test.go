@@ -69,6 +69,7 @@ func runScript(t *testing.T, script, ledger string) {
 			env.Setenv("ERRAND_SERVER", "http://127.0.0.1:1") // until "server" has started one
 			env.Setenv("ERRAND_LEDGER", ledger)
 			env.Setenv("RABBITMQ", os.Getenv(testenv.RabbitMQEnv))
+			env.Setenv("REDIS", os.Getenv(testenv.RedisEnv))
 			env.Setenv("NO_COLOR", "1")
 			// Without it every process under the race detector ends a second late.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
@@ -81,6 +82,8 @@ func runScript(t *testing.T, script, ledger string) {
 				return ledger != "", nil
 			case "rabbitmq":
 				return os.Getenv(testenv.RabbitMQEnv) != "", nil
+			case "redis":
+				return os.Getenv(testenv.RedisEnv) != "", nil
 			}
 			return false, fmt.Errorf("no such condition: %s", name)
 		},
