@@ -92,14 +92,16 @@ func (r *runner) errandBench(ctx context.Context, sc scenario, p bench.Plan, tar
 	return exec.CommandContext(ctx, r.errand, args...)
 }
 
-// ledgerFlags name what the jobs are kept in, and what carries them: on SQLite
-// the bench makes a file of its own.
+// ledgerFlags name what the jobs are kept in, what carries them, and where their
+// states are: on SQLite the bench makes a file of its own.
 func (r *runner) ledgerFlags(sys system, address string) []string {
 	switch {
 	case sys.group == onSQLite:
 		return nil
-	case sys.name == "errand-rabbitmq":
-		return []string{"--ledger", address, "--broker", r.broker}
+	case sys.name == "errand-redis":
+		return []string{"--ledger", address, "--cache", "redis://" + r.cache}
+	case sys.carrier() != sys.name:
+		return []string{"--ledger", address, "--broker", r.brokers[sys.carrier()]}
 	}
 	return []string{"--ledger", address}
 }

@@ -22,8 +22,9 @@ type runner struct {
 	started     time.Time
 	load        string // of the machine, beforehand
 	environment json.RawMessage
-	broker      string   // address of RabbitMQ, while it runs
-	versions    []string // of the servers
+	brokers     map[string]string // URLs of the carriers that run
+	cache       string            // address of Redis beside PostgreSQL, while it runs
+	versions    []string          // of the servers
 	figures     []figure
 	count, all  int
 }
@@ -151,7 +152,7 @@ func (r *runner) one(ctx context.Context, b bed, sys system, sc scenario, round 
 func (r *runner) bed(ctx context.Context, group string) (bed, error) {
 	switch group {
 	case onPostgres:
-		return r.postgresBed(ctx)
+		return r.cachedBed(ctx)
 	case onSQLite:
 		return bed{fresh: r.freshFile, stop: func() error { return nil }}, nil
 	case onRedis:
@@ -159,7 +160,7 @@ func (r *runner) bed(ctx context.Context, group string) (bed, error) {
 		if err != nil {
 			return bed{}, err
 		}
-		r.versions = append(r.versions, s.Version+" (AOF, synced every second)")
+		r.say(s.Version + " (AOF, synced every second)")
 		return bed{stop: s.Stop, fresh: func(ctx context.Context, _ system) (string, func() error, error) {
 			return s.Address, func() error { return nil }, services.Flush(ctx, s)
 		}}, nil
@@ -168,14 +169,29 @@ func (r *runner) bed(ctx context.Context, group string) (bed, error) {
 	}
 }
 
+// cachedBed is PostgreSQL, with Redis beside it if that is to be measured.
+func (r *runner) cachedBed(ctx context.Context) (bed, error) {
+	b, err := r.postgresBed(ctx)
+	if err != nil || !slices.Contains(r.peers, "errand-redis") {
+		return b, err
+	}
+	s, err := services.Redis(ctx, r.dir)
+	if err != nil {
+		return b, errors.Join(err, b.stop())
+	}
+	r.say(s.Version + " (AOF, synced every second)")
+	r.cache = s.Address
+	stop := b.stop
+	b.stop = func() error { return errors.Join(stop(), s.Stop()) }
+	return b, nil
+}
+
 func (r *runner) postgresBed(ctx context.Context) (bed, error) {
 	s, err := services.Postgres(ctx, r.dir)
 	if err != nil {
 		return bed{}, err
 	}
-	if said := s.Version + " (default durability, shared_buffers 1 GB)"; !slices.Contains(r.versions, said) {
-		r.versions = append(r.versions, said)
-	}
+	r.say(s.Version + " (default durability, shared_buffers 1 GB)")
 	n := 0
 	return bed{stop: s.Stop, fresh: func(ctx context.Context, _ system) (string, func() error, error) {
 		n++
@@ -210,7 +226,9 @@ func (r *runner) carrierBed(ctx context.Context) (bed, error) {
 		}
 		return running[sys.name].Address, func() error { return nil }, nil
 	}
-	start := map[string]func(dir string) (*services.Server, error){"rabbitmq": services.RabbitMQ, "nats": services.NATS}
+	start := map[string]func(dir string) (*services.Server, error){
+		"rabbitmq": services.RabbitMQ, "kafka": services.Kafka, "nats": services.NATS,
+	}
 	for name, serve := range start {
 		if !slices.ContainsFunc(r.chosen(onCarrier), func(s system) bool { return s.carrier() == name }) {
 			continue
@@ -220,10 +238,21 @@ func (r *runner) carrierBed(ctx context.Context) (bed, error) {
 			return b, errors.Join(err, b.stop())
 		}
 		running[name] = s
-		r.versions = append(r.versions, s.Version)
+		r.say(s.Version)
 	}
+	r.brokers = map[string]string{}
 	if s := running["rabbitmq"]; s != nil {
-		r.broker = s.Address
+		r.brokers["rabbitmq"] = s.Address
+	}
+	if s := running["kafka"]; s != nil {
+		r.brokers["kafka"] = "kafka://" + s.Address
 	}
 	return b, nil
+}
+
+// say notes what a server is, once.
+func (r *runner) say(version string) {
+	if !slices.Contains(r.versions, version) {
+		r.versions = append(r.versions, version)
+	}
 }

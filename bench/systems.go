@@ -45,6 +45,7 @@ var everything = []string{"bulk", "drain", "single16", "single64", "latency", "s
 var systems = []system{
 	{name: "errand", label: "Errand", group: onPostgres, scenarios: everything},
 	{name: "errand-server", label: "Errand through a server", group: onPostgres, scenarios: everything, on: onErrandServer},
+	{name: "errand-redis", label: "Errand, states in Redis", group: onPostgres, scenarios: everything},
 	{name: "river", label: "River", group: onPostgres, module: "github.com/riverqueue/river", scenarios: everything, on: onGo,
 		batch: 5000, bulk: 4, settings: "its own benchmark (`river bench`): 2000 workers, fetch cooldown 2 ms, poll 20 ms, batches of 5000; InsertManyFast (COPY)"},
 	{name: "graphile", label: "graphile-worker", group: onPostgres, module: "graphile-worker", scenarios: everything[:5], on: onNode,
@@ -68,8 +69,11 @@ var systems = []system{
 
 	{name: "errand", label: "Errand on PostgreSQL", group: onCarrier, scenarios: everything},
 	{name: "errand-rabbitmq", label: "Errand on PostgreSQL by RabbitMQ", group: onCarrier, scenarios: []string{"drain", "latency", "steady"}},
+	{name: "errand-kafka", label: "Errand on PostgreSQL by Kafka", group: onCarrier, scenarios: []string{"drain", "latency", "steady"}},
 	{name: "rabbitmq", label: "RabbitMQ", group: onCarrier, scenarios: everything, on: onGo,
 		bulk: 4, settings: "quorum queue, confirms after each 1000, prefetch 2000, acknowledgements of 200"},
+	{name: "kafka", label: "Kafka", group: onCarrier, scenarios: everything, on: onGo,
+		bulk: 4, settings: "one broker, 4 partitions; idempotent producer, acks=all, linger 1 ms; a consumer group that commits after each poll"},
 	{name: "nats", label: "NATS JetStream", group: onCarrier, scenarios: everything, on: onGo,
 		bulk: 4, settings: "file storage at its default sync interval (an answer is not yet on disk), async publishing, pull consumer"},
 }

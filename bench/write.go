@@ -53,6 +53,7 @@ func (r *runner) table() string {
 		fmt.Fprintf(&b, "\n## %s\n\n", g)
 		r.groupTable(&b, g)
 	}
+	r.carried(&b)
 	b.WriteString("\n## Settings\n\n")
 	for _, s := range systems {
 		if s.settings != "" && slices.Contains(r.peers, s.name) {
@@ -94,6 +95,31 @@ func (r *runner) groupTable(b *strings.Builder, group string) {
 			fmt.Fprintf(b, " %s |", r.cell(sys, sc))
 		}
 		b.WriteString("\n")
+	}
+}
+
+// carried writes how far Errand by a carrier comes, against the lower of what it
+// reaches without one and what the carrier does for a plain program that publishes
+// and consumes at once: one of the two is its bound.
+func (r *runner) carried(b *strings.Builder) {
+	steady := findScenario("steady")
+	for _, sys := range r.chosen(onCarrier) {
+		if sys.carrier() == sys.name {
+			continue
+		}
+		plain := r.values(system{name: sys.carrier(), group: onCarrier}, steady, rate)
+		for _, sc := range []scenario{findScenario("drain"), steady} {
+			bound := map[int]float64{}
+			for round, v := range r.values(system{name: "errand", group: onCarrier}, sc, rate) {
+				if w, ok := plain[round]; ok {
+					bound[round] = min(v, w)
+				}
+			}
+			if s := spreadOf(ratios(r.values(sys, sc, rate), bound)); !math.IsNaN(s.median) {
+				fmt.Fprintf(b, "\n%s, %s: %.2f (%.2f-%.2f) of the lower of Errand without it and plain publish and consume.\n",
+					r.title(sys), sc.title, s.median, s.low, s.high)
+			}
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ var all = map[string]Open{
 	"goqite":       openGoqite,
 	"asynq":        openAsynq,
 	"rabbitmq":     openRabbitMQ,
+	"kafka":        openKafka,
 	"nats":         openNATS,
 	"raw-postgres": openRawPostgres,
 	"raw-sqlite":   openRawSQLite,

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,10 +18,13 @@ const patience = time.Minute
 
 // Redis starts Redis with an append-only file that is synced every second.
 func Redis(ctx context.Context, parent string) (*Server, error) {
-	dir := filepath.Join(parent, "redis")
 	version, err := exec.CommandContext(ctx, "redis-server", "--version").Output()
-	if err = errors.Join(err, os.Mkdir(dir, 0o700)); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("redis-server (Debian: redis-server): %w", err)
+	}
+	dir, err := os.MkdirTemp(parent, "redis-")
+	if err != nil {
+		return nil, err
 	}
 	address, err := freeAddress()
 	if err != nil {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/errandhq/errand/internal/testenv"
 )
@@ -53,6 +55,27 @@ func RabbitMQ(dir string) (*Server, error) {
 	}
 	out.Version = fmt.Sprint("RabbitMQ ", conn.Properties["version"])
 	return out, stopUnless(out, conn.Close())
+}
+
+// Kafka starts one broker with the settings that it comes with.
+func Kafka(dir string) (*Server, error) {
+	s, err := testenv.Serve("", func(t testing.TB) string {
+		return testenv.StartKafka(t, testenv.KafkaOptions{Dir: dir}).Address()
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := &Server{Address: s.Address, Version: "Kafka", Stop: s.Stop}
+	conn, err := kgo.NewClient(kgo.SeedBrokers(out.Address))
+	if err != nil {
+		return out, stopUnless(out, err)
+	}
+	defer conn.Close()
+	brokers, err := kadm.NewClient(conn).ApiVersions(context.Background())
+	for _, b := range brokers {
+		out.Version = "Kafka " + b.VersionGuess()
+	}
+	return out, stopUnless(out, err)
 }
 
 // stopUnless stops a server that turned out to be of no use.
