@@ -264,7 +264,7 @@ func (h *hand) close(ctx context.Context, draining bool) error {
 }
 
 // outage is how long a call goes on to look for a server.
-const outage = 20 * time.Second
+const outage = 10 * time.Second
 
 // again repeats a call of the contract until it is answered: any of them may be.
 func (b *bench) again(ctx context.Context, call func(context.Context) error) error {

@@ -131,20 +131,18 @@ func parse(j *errandv1.Job) (errand.ID, error) {
 }
 
 // tidying bounds the removal of what was left.
-const tidying = 30 * time.Second
+const tidying = 20 * time.Second
 
 // clear ends the sessions and the jobs of the run, and tells what became of them.
 func (b *bench) clear(ctx context.Context, r *Report) {
 	ctx, cancel := context.WithTimeout(ctx, tidying)
 	defer cancel()
 	for _, h := range b.hands {
-		h.letGo(ctx)
+		h.silent()
 	}
-	stored, err := b.present(ctx)
-	err = errors.Join(err, b.end(ctx))
-	found, err2 := b.present(ctx)
-	if err = errors.Join(err, err2); err != nil {
-		r.Left = []string{"not known: " + err.Error()}
+	stored, found, err := b.tidy(ctx)
+	if err != nil {
+		r.Left = []string{"not known, for the server did not answer: the next run on this queue removes them"}
 		return
 	}
 	for _, j := range found {
@@ -155,6 +153,23 @@ func (b *bench) clear(ctx context.Context, r *Report) {
 		}
 	}
 	r.Jobs, r.Deleted = len(stored), len(stored)-len(found)
+}
+
+// tidy ends sessions and jobs, and returns the jobs there were and those that are left.
+func (b *bench) tidy(ctx context.Context) (stored, found []*errand.JobInfo, err error) {
+	brief, cancel := context.WithTimeout(ctx, tidying/4)
+	defer cancel()
+	if stored, err = b.present(brief); err != nil {
+		return nil, nil, err
+	}
+	for _, h := range b.hands {
+		h.letGo(ctx)
+	}
+	if err := b.end(ctx); err != nil {
+		return nil, nil, err
+	}
+	found, err = b.present(ctx)
+	return stored, found, err
 }
 
 // letGo gives back what a hand still holds and closes its session.

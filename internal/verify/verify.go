@@ -202,18 +202,24 @@ func (b *bench) alone(ctx context.Context) error {
 	return b.end(ctx)
 }
 
-// all runs the checks and reports them in their order.
+// all runs the checks and reports them. A server that cannot be reached ends all of them.
 func (b *bench) all(ctx context.Context, r *Report) error {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	first, after := checks()
 	total, ended := len(first)+len(after), 0
 	r.Checks = make([]Check, total)
-	problems := make([]error, total)
 	var mu sync.Mutex
+	var problem error
 	one := func(i int, c check) {
-		found, problem := b.one(ctx, c)
+		found, err := b.one(ctx, c)
 		mu.Lock()
 		defer mu.Unlock()
-		r.Checks[i], problems[i] = found, problem
+		r.Checks[i] = found
+		if err != nil && problem == nil {
+			problem = err
+			giveUp(err)
+		}
 		if ended++; b.conf.Progress != nil {
 			b.conf.Progress(ended, total, found)
 		}
@@ -226,8 +232,8 @@ func (b *bench) all(ctx context.Context, r *Report) error {
 	for i, c := range after {
 		one(len(first)+i, c)
 	}
-	if err := errors.Join(problems...); err != nil {
-		return err
+	if problem != nil {
+		return problem
 	}
 	if slices.ContainsFunc(r.Checks, func(c Check) bool { return c.Status == Fail }) {
 		return b.unpaused(ctx) // somebody may have paused it meanwhile
@@ -251,11 +257,11 @@ func (b *bench) one(ctx context.Context, c check) (found Check, problem error) {
 		found.Status, found.Detail = Skip, skipped.why
 	case errors.Is(context.Cause(ctx), errTime):
 		found.Status, found.Evidence = Fail, []string{"it had not ended when the time-out was over: " + err.Error()}
+	case !answers(err):
+		found.Status, found.Detail = Skip, "it could not be examined: "+err.Error()
+		problem = err
 	default:
-		found.Status, found.Evidence = Fail, []string{"it could not be examined: " + err.Error()}
-		if !answers(err) {
-			problem = err
-		}
+		found.Status, found.Evidence = Fail, []string{"the server refused a call that it is to carry out: " + err.Error()}
 	}
 	return found, problem
 }
