@@ -41,43 +41,12 @@ func (w *world) supervise() {
 	}
 }
 
-// carryOut does what the step says.
+// carryOut does what the step says, and notes it.
 func (w *world) carryOut(s step) {
 	ctx, cancel := context.WithTimeout(w.T.Context(), 3*patience+s.last)
 	defer cancel()
-	gap := func() { pause(ctx, s.last) }
-	said, err := "", error(nil)
 	began := time.Since(w.began)
-	switch s.lane {
-	case "server":
-		n := s.lot % len(w.Servers)
-		said = fmt.Sprint(n)
-		w.Servers[n].Kill()
-		gap()
-		w.Servers[n].Start()
-	case "worker":
-		n := s.lot % len(w.Workers)
-		said = fmt.Sprint(n)
-		w.Workers[n].Kill()
-		gap()
-		w.Workers[n].Start()
-	case "postgres":
-		w.Postgres.Kill()
-		gap()
-		w.Postgres.Start()
-	case "redis":
-		said, err = w.toRedis(s, gap)
-	case "rabbitmq", "kafka":
-		said, err = w.toCarrier(ctx, s, gap)
-	case "line":
-		said = w.toLine(s, gap)
-	case "bridge":
-		said = w.toBridge(gap)
-	case "jobs":
-		q := queues[s.lot%len(queues)]
-		said = "of queue " + q
-		w.burst(q, 600)
-	}
+	said, err := w.do(ctx, s, func() { pause(ctx, s.last) })
 	took := time.Since(w.began) - began
 	if err != nil {
 		w.note("%6.2fs %s: FAILED: %v", began.Seconds(), s.name(), err)
@@ -89,35 +58,52 @@ func (w *world) carryOut(s step) {
 	w.counts[s.name()]++
 }
 
+// do does to its victim what the step says; gap takes as long as it is to last.
+func (w *world) do(ctx context.Context, s step, gap func()) (said string, err error) {
+	kill := func(n cluster.Node) { n.Kill(); gap(); n.Start() }
+	switch s.lane {
+	case "server":
+		n := s.lot % len(w.Servers)
+		kill(w.Servers[n])
+		return fmt.Sprint(n), nil
+	case "worker":
+		n := s.lot % len(w.Workers)
+		kill(w.Workers[n])
+		return fmt.Sprint(n), nil
+	case "postgres":
+		kill(w.Postgres)
+		return "", nil
+	case "redis":
+		if s.what == "flush" {
+			return w.redis.Do("FLUSHALL")
+		}
+		kill(w.redis)
+		return "", nil
+	case "rabbitmq", "kafka":
+		if s.what != "kill" {
+			return w.toMessages(ctx, s)
+		}
+		kill(map[string]cluster.Node{"rabbitmq": w.rabbit, "kafka": w.kafka}[s.lane])
+		return "", nil
+	case "line":
+		return w.toLine(s, gap), nil
+	case "bridge":
+		return w.toBridge(gap), nil
+	}
+	queue := queues[s.lot%len(queues)]
+	w.burst(queue, 600)
+	return "of queue " + queue, nil
+}
+
 func (w *world) happened(fault string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.counts[fault] > 0
 }
 
-func (w *world) toRedis(s step, gap func()) (string, error) {
-	if s.what == "flush" {
-		return w.redis.Do("FLUSHALL")
-	}
-	w.redis.Kill()
-	gap()
-	w.redis.Start()
-	return "", nil
-}
-
-// toCarrier does something to messages, of which it first makes some, or to their broker.
-func (w *world) toCarrier(ctx context.Context, s step, gap func()) (said string, err error) {
-	var node cluster.Node = w.rabbit
-	m, queue := w.meddle[s.lane], rabbitQueue
-	if s.lane == "kafka" {
-		node, queue = w.kafka, kafkaQueue
-	}
-	if s.what == "kill" {
-		node.Kill()
-		gap()
-		node.Start()
-		return "", nil
-	}
+// toMessages does something to messages of a carrier, of which it first makes some.
+func (w *world) toMessages(ctx context.Context, s step) (said string, err error) {
+	m, queue := w.meddle[s.lane], map[string]string{"rabbitmq": rabbitQueue, "kafka": kafkaQueue}[s.lane]
 	n := 0
 	for try := 0; try < 3 && n == 0 && err == nil; try++ { // a quick consumer may leave none
 		w.burst(queue, 300)
