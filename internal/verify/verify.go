@@ -235,7 +235,8 @@ func (b *bench) all(ctx context.Context, r *Report) error {
 	if problem != nil {
 		return problem
 	}
-	if slices.ContainsFunc(r.Checks, func(c Check) bool { return c.Status == Fail }) {
+	failed := slices.ContainsFunc(r.Checks, func(c Check) bool { return c.Status == Fail })
+	if failed && !errors.Is(context.Cause(ctx), errTime) {
 		return b.unpaused(ctx) // somebody may have paused it meanwhile
 	}
 	return nil

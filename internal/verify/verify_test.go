@@ -270,7 +270,7 @@ func TestBrokenServersFail(t *testing.T) {
 			b := &breaking{Service: open(t, embedded.Config{}).Service()}
 			c.breaks(b)
 			conf := config(b)
-			conf.Timeout = 20 * time.Second
+			conf.Timeout = 40 * time.Second // too short for those that wait for sessions to die
 			r, err := Run(t.Context(), conf)
 			if err != nil {
 				t.Errorf("the run: %v", err)
