@@ -61,7 +61,7 @@ func (c *Client) leave(at uint32) {
 
 // Service is what the Client calls, for programs that need the contract itself, such as a
 // worker made call by call (docs/protocol.md). Its calls are tried once, and
-// their errors are Connect's.
+// their errors are Connect's: ErrorOf reads them.
 func (c *Client) Service() Service { return c.svc }
 
 // EnqueueResult answers one job of an enqueue.

@@ -110,6 +110,15 @@ var (
 	ErrUnavailable error = &Error{Code: CodeUnavailable, Message: "no server is available"}
 )
 
+// ErrorOf returns what an error says, whether it is a Client's or of a call of the
+// Client's Service; nil for nil. Of an error that is neither the Code is CodeUnknown
+// and the Reason empty.
+func ErrorOf(err error) *Error {
+	var e *Error
+	_ = errors.As(fromWire(err), &e) // fromWire makes one of any error
+	return e
+}
+
 // fromWire makes an *Error of what a call returned. The reason comes as a
 // Problem among the error's details.
 func fromWire(err error) error {

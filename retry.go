@@ -86,7 +86,7 @@ func transient(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return true
 	}
-	e := asError(err)
+	e := ErrorOf(err)
 	switch {
 	case e.Code == CodeUnavailable, e.Code == CodeDeadlineExceeded, e.Reason == ReasonUnknownOutcome:
 		return true
@@ -100,19 +100,10 @@ func transient(ctx context.Context, err error) bool {
 // neverDone reports whether a transient error proves that nothing was done: no
 // connection was made, or a server said so.
 func neverDone(err error) bool {
-	e := asError(err)
+	e := ErrorOf(err)
 	if e.Reason == ReasonLedgerDown || e.Reason == ReasonShuttingDown {
 		return true
 	}
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
-}
-
-// asError is fromWire as an *Error.
-func asError(err error) *Error {
-	var e *Error
-	if errors.As(fromWire(err), &e) {
-		return e
-	}
-	return &Error{Code: CodeUnknown, Err: err}
 }

@@ -114,7 +114,7 @@ func (s *session) settleBatch(batch []*lease) {
 		case s.isLost():
 			s.drop(batch, err)
 			return
-		case err != nil && asError(err).Code == CodeInvalidArgument:
+		case err != nil && ErrorOf(err).Code == CodeInvalidArgument:
 			s.settleRefused(batch, err)
 			return
 		case try == 0:
@@ -144,7 +144,7 @@ func (s *session) answered(batch []*lease, results []*errandv1.SettleResult) (ag
 	var done []*lease
 	for i, l := range batch {
 		err := fromProblem(results[i].GetProblem())
-		if err != nil && (asError(err).Code == CodeAborted || asError(err).Code == CodeUnavailable) {
+		if err != nil && (ErrorOf(err).Code == CodeAborted || ErrorOf(err).Code == CodeUnavailable) {
 			again = append(again, l)
 			continue
 		}

@@ -246,7 +246,7 @@ func errorType(err error) string {
 	if err == nil {
 		return ""
 	}
-	e := asError(err)
+	e := ErrorOf(err)
 	if e.Reason != "" {
 		return string(e.Reason)
 	}

@@ -61,7 +61,7 @@ func badJobs(ctx context.Context, b *bench) (string, error) {
 		p := b.params(check, errand.In(noRush))
 		c.spoil(&p)
 		_, err := b.client.Enqueue(ctx, p)
-		switch e := errorOf(err); {
+		switch e := errand.ErrorOf(err); {
 		case err == nil:
 			return "", broken("a job with %s was accepted as %s", c.what, p.ID)
 		case !answers(err):
@@ -116,7 +116,7 @@ func badCalls(ctx context.Context, b *bench) (string, error) {
 	}
 	for _, c := range bad {
 		err := c.call()
-		switch e := errorOf(err); {
+		switch e := errand.ErrorOf(err); {
 		case err == nil:
 			return "", broken("%s was carried out", c.what)
 		case !answers(err):

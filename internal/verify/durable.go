@@ -114,10 +114,10 @@ func (b *bench) wantReason(ctx context.Context, p errand.EnqueueParams, want err
 	switch {
 	case err == nil:
 		return broken("an enqueue was accepted as job %s that is to be refused with %s", r.ID, want)
-	case errorOf(err).Reason == want:
+	case errand.ErrorOf(err).Reason == want:
 		return nil
 	default:
-		return refusedOr(err, "an enqueue was refused with %s (%v); want %s", errorOf(err).Reason, err, want)
+		return refusedOr(err, "an enqueue was refused with %s (%v); want %s", errand.ErrorOf(err).Reason, err, want)
 	}
 }
 

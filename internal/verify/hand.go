@@ -2,13 +2,11 @@ package verify
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
 	"time"
 
-	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	errand "github.com/errandhq/errand"
@@ -256,7 +254,7 @@ func (h *hand) close(ctx context.Context, draining bool) error {
 		_, err := h.b.svc.CloseSession(ctx, &errandv1.CloseSessionRequest{SessionId: h.id, Draining: draining})
 		return err
 	})
-	if errorOf(err).Reason == errand.ReasonSessionLost {
+	if err != nil && errand.ErrorOf(err).Reason == errand.ReasonSessionLost {
 		err = nil
 	}
 	h.closed = err == nil
@@ -280,25 +278,4 @@ func (b *bench) again(ctx context.Context, call func(context.Context) error) err
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-}
-
-// errorOf is what a call's error says, whether of the client or of the contract.
-func errorOf(err error) *errand.Error {
-	var own *errand.Error
-	if errors.As(err, &own) {
-		return own
-	}
-	var wire *connect.Error
-	if !errors.As(err, &wire) {
-		return &errand.Error{Code: errand.CodeUnknown, Err: err}
-	}
-	e := &errand.Error{Code: wire.Code(), Message: wire.Message(), Err: err}
-	for _, d := range wire.Details() {
-		if v, err := d.Value(); err == nil {
-			if p, ok := v.(*errandv1.Problem); ok {
-				e.Reason = errand.Reason(p.GetReason())
-			}
-		}
-	}
-	return e
 }

@@ -137,7 +137,7 @@ func (b *bench) late(ctx context.Context, dead *hand, j *errandv1.Job) error {
 	if err == nil && r.GetProblem() == nil {
 		return broken("a dead session's result for job %s, under token %d, was taken", j.GetId(), j.GetToken())
 	}
-	if err != nil && errorOf(err).Reason != errand.ReasonSessionLost {
+	if err != nil && errand.ErrorOf(err).Reason != errand.ReasonSessionLost {
 		return err
 	}
 	_, err = b.is(ctx, id, errand.Ready)

@@ -269,7 +269,7 @@ func (b *bench) one(ctx context.Context, c check) (found Check, problem error) {
 
 // answers reports whether err is what a server says, and not that none could be reached.
 func answers(err error) bool {
-	e := errorOf(err)
+	e := errand.ErrorOf(err)
 	return e.Code != errand.CodeUnavailable && e.Code != errand.CodeCanceled && e.Code != errand.CodeDeadlineExceeded &&
 		(e.Code != errand.CodeUnknown || e.Reason != "")
 }
