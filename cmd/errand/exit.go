@@ -112,10 +112,6 @@ func exitCode(ctx context.Context, err error) int {
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return exitUnreachable
 	}
-	var wire *connect.Error // of a call without the SDK, as verify makes them
-	if errors.As(err, &wire) {
-		return codeStatus(job.Code(wire.Code()))
-	}
 	return exitFailed
 }
 

@@ -49,7 +49,7 @@ func (b *bench) hand(ctx context.Context, check string) (*hand, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open a session: %w", err)
+		return nil, fmt.Errorf("open a session: %w", errand.ErrorOf(err))
 	}
 	h.ttl = opened.GetTtl().AsDuration()
 	b.mu.Lock()

@@ -114,8 +114,11 @@ func Run(ctx context.Context, conf Config) (Report, error) {
 		slices.SortStableFunc(r.Checks, func(a, b Check) int { return cmp.Compare(a.Promise, b.Promise) })
 		b.clear(context.WithoutCancel(ctx), &r)
 	}
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		err = context.Cause(ctx)
+	case err != nil && !answers(err) && !errors.Is(context.Cause(run), errTime):
+		err = &errand.Error{Code: errand.CodeUnavailable, Message: err.Error(), Err: err} // however the calls to it ended
 	}
 	r.Seconds = time.Since(began).Seconds()
 	r.OK = err == nil && len(r.Left) == 0 && !slices.ContainsFunc(r.Checks, func(c Check) bool { return c.Status == Fail })

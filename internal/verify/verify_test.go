@@ -3,12 +3,14 @@ package verify
 import (
 	"context"
 	"errors"
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -479,4 +481,23 @@ func marked(t *testing.T, c *errand.Client) errand.Service {
 		return resp, err
 	}
 	return b
+}
+
+// However the calls to a server end that does not answer any more, it is told as away.
+func TestServerThatDoesNotAnswer(t *testing.T) {
+	for name, end := range map[string]error{
+		"hangs":  connect.NewError(connect.CodeDeadlineExceeded, context.DeadlineExceeded),
+		"breaks": io.ErrUnexpectedEOF,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := &breaking{Service: open(t, embedded.Config{}).Service()}
+			b.settle = func(context.Context, *errandv1.SettleRequest) (*errandv1.SettleResponse, error) { return nil, end }
+			r, err := Run(t.Context(), config(b))
+			if e := errand.ErrorOf(err); err == nil || e.Code != errand.CodeUnavailable || !errors.Is(err, end) {
+				describe(t, r)
+				t.Fatalf("the run ended with %v", err)
+			}
+		})
+	}
 }
