@@ -7,6 +7,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
+// parentHeader is the one header of W3C trace context that a job carries.
+const parentHeader = "traceparent"
+
 type traceKey struct{}
 
 // traceMark is a traceparent that was put into a context, and the span that
@@ -32,37 +35,13 @@ func TraceParentFrom(ctx context.Context) string {
 	if !span.IsValid() || mark.parent != "" && mark.span.Equal(span) {
 		return mark.parent
 	}
-	var c parentCarrier
-	propagation.TraceContext{}.Inject(ctx, &c)
-	return string(c)
+	headers := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, headers)
+	return headers[parentHeader]
 }
 
 // remoteSpan makes the span that a traceparent names the parent of those
 // started with the context. A value that is none is ignored.
 func remoteSpan(ctx context.Context, traceparent string) context.Context {
-	c := parentCarrier(traceparent)
-	return propagation.TraceContext{}.Extract(ctx, &c)
+	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{parentHeader: traceparent})
 }
-
-// parentCarrier is the one header of W3C trace context that a job carries.
-type parentCarrier string
-
-const parentHeader = "traceparent"
-
-// Get implements propagation.TextMapCarrier.
-func (c *parentCarrier) Get(key string) string {
-	if key == parentHeader {
-		return string(*c)
-	}
-	return ""
-}
-
-// Set implements propagation.TextMapCarrier.
-func (c *parentCarrier) Set(key, value string) {
-	if key == parentHeader {
-		*c = parentCarrier(value)
-	}
-}
-
-// Keys implements propagation.TextMapCarrier.
-func (c *parentCarrier) Keys() []string { return []string{parentHeader} }

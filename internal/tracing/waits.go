@@ -62,10 +62,12 @@ func (w *Waits) waited(j *job.Job) {
 	span.End(trace.WithTimestamp(until))
 }
 
+const header = "traceparent"
+
 // WithParent returns a context whose span is the one that a W3C traceparent
 // names; a value that is none is ignored.
 func WithParent(ctx context.Context, traceparent string) context.Context {
-	return propagation.TraceContext{}.Extract(ctx, header(traceparent))
+	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{header: traceparent})
 }
 
 // Canonical is a traceparent in the form of the version that this server knows, or
@@ -73,22 +75,5 @@ func WithParent(ctx context.Context, traceparent string) context.Context {
 func Canonical(traceparent string) string {
 	named := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(WithParent(context.Background(), traceparent), named)
-	return named.Get("traceparent")
+	return named.Get(header)
 }
-
-// header is a traceparent as the propagator reads it.
-type header string
-
-// Get implements propagation.TextMapCarrier.
-func (h header) Get(key string) string {
-	if key == "traceparent" {
-		return string(h)
-	}
-	return ""
-}
-
-// Set implements propagation.TextMapCarrier; nothing is written here.
-func (h header) Set(string, string) {}
-
-// Keys implements propagation.TextMapCarrier.
-func (h header) Keys() []string { return []string{"traceparent"} }
