@@ -43,6 +43,9 @@ func (s *Service) Enqueue(ctx context.Context, r *errandv1.EnqueueRequest) (*err
 // traceItems gives jobs without a trace that of the call, which a caller who
 // traces HTTP sends without knowing of Errand. One that is none is ignored.
 func (c Call) traceItems(items []engine.Item) {
+	if c.Trace == "" {
+		return
+	}
 	parent := tracing.Canonical(c.Trace)
 	for i := range items {
 		if items[i].Job.Trace == "" {
