@@ -112,9 +112,7 @@ func (a *app) verify(ctx context.Context, v *verifyFlags) error {
 func (a *app) printVerify(r verify.Report) {
 	rows := make([][]string, 0, len(r.Checks))
 	for _, c := range r.Checks {
-		if c.Name != "" { // one that was not begun before the run was broken off
-			rows = append(rows, []string{stateText(string(c.Status)), fmt.Sprint(c.Promise), c.Name, oneLine(c.Detail, 100)})
-		}
+		rows = append(rows, []string{stateText(string(c.Status)), fmt.Sprint(c.Promise), c.Name, oneLine(c.Detail, 100)})
 	}
 	a.out.table([]string{"STATUS", ">PROMISE", "CHECK", "WHAT WAS SEEN"}, rows)
 	failed := 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -179,15 +180,12 @@ func (h *hand) letGo(ctx context.Context) {
 		return
 	}
 	h.mu.Lock()
-	held := make(map[string]int64, len(h.held))
-	for id, token := range h.held {
-		held[id] = token
-	}
+	held := maps.Clone(h.held)
 	h.mu.Unlock()
+	if h.dead {
+		held = nil // the server takes it, or has done so
+	}
 	for id, token := range held {
-		if h.dead {
-			break // the server takes it, or has done so
-		}
 		// What it held may have gone to another: then there is nothing to give back.
 		_, _ = h.settle(ctx, &errandv1.Settlement{Id: id, Token: token, Outcome: errandv1.Outcome_OUTCOME_RELEASE})
 	}
@@ -246,10 +244,7 @@ func (b *bench) remove(ctx context.Context, ids []errand.ID) error {
 // present are the jobs of the run that the ledger has.
 func (b *bench) present(ctx context.Context) (found []*errand.JobInfo, err error) {
 	b.mu.Lock()
-	ids := make([]errand.ID, 0, len(b.ids))
-	for id := range b.ids {
-		ids = append(ids, id)
-	}
+	ids := slices.Collect(maps.Keys(b.ids))
 	b.mu.Unlock()
 	for page := range slices.Chunk(ids, 1000) {
 		jobs, err := b.client.Jobs(ctx, page...)

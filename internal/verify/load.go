@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -163,13 +164,10 @@ func (l *loading) finish(j *errand.RawJob, failed bool) {
 }
 
 // ids are those of the accepted jobs.
-func (l *loading) ids() (ids []errand.ID) {
+func (l *loading) ids() []errand.ID {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for id := range l.hist.Accepted {
-		ids = append(ids, id)
-	}
-	return ids
+	return slices.Collect(maps.Keys(l.hist.Accepted))
 }
 
 // watch follows the jobs by their ids until all are final.

@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -78,7 +79,7 @@ func countersAgree(ctx context.Context, b *bench) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if fmt.Sprint(counted) == fmt.Sprint(listed) {
+		if maps.Equal(counted, listed) {
 			return fmt.Sprintf("of %d jobs in the queue", n), nil
 		}
 		if time.Now().After(deadline) {
