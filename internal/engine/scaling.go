@@ -121,3 +121,43 @@ func (c *census) facts(q scaling.Query) (f scaling.Facts, known bool) {
 	}
 	return f, info != nil || f.Workers > 0
 }
+
+// followBeat is the longest silence of FollowScaling, so that whoever waits
+// knows that the line holds.
+const followBeat = 30 * time.Second
+
+// FollowScaling calls each with the signal at once, whenever a queue turns active or
+// idle, and after followBeat at the latest. Trouble at the beginning is
+// the answer; later it is no news, and nothing is told until it is over. It ends with ctx, with
+// an error of each, or when the server drains.
+func (e *Engine) FollowScaling(ctx context.Context, q scaling.Query, each func(scaling.Signal) error) error {
+	tick := time.NewTicker(signalAge)
+	defer tick.Stop()
+	var told struct {
+		at     time.Duration
+		active bool
+		any    bool
+	}
+	for {
+		s, err := e.Scaling(ctx, q)
+		if err != nil && !told.any {
+			return err
+		}
+		now := e.conf.Monotonic()
+		if err == nil && (!told.any || told.active != s.Active() || now-told.at >= followBeat) {
+			if err := each(s); err != nil {
+				return err
+			}
+			told.at, told.active, told.any = now, s.Active(), true
+		}
+		select {
+		case <-tick.C:
+		case <-e.draining:
+			return errStopped()
+		case <-e.stopped:
+			return errStopped()
+		case <-ctx.Done():
+			return ended(ctx)
+		}
+	}
+}
