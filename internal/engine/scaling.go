@@ -33,20 +33,34 @@ func (e *Engine) Scaling(ctx context.Context, q scaling.Query) (scaling.Signal, 
 	if err := q.Complete(); err != nil {
 		return scaling.Signal{}, err
 	}
-	now, err := e.signals.read(ctx, e)
+	f, known, err := e.facts(ctx, q)
 	if err != nil {
 		return scaling.Signal{}, fmt.Errorf("scaling of %q: %w", q.Queue, err)
 	}
-	f, known := now.facts(q)
 	past, err := e.signals.of(q.Queue, e.conf.Monotonic()).look(ctx, e, q.Queue)
 	if err != nil {
 		return scaling.Signal{}, fmt.Errorf("scaling of %q: %w", q.Queue, err)
 	}
 	if !known && !past.known {
-		return scaling.Signal{}, job.Errorf(job.NotFound, job.ReasonNotFound, "queue %q is not known: no job, no worker and no setting names it", q.Queue)
+		return scaling.Signal{}, job.Errorf(job.NotFound, job.ReasonQueueNotFound, "queue %q is not known: no job, no worker and no setting names it", q.Queue)
 	}
 	past.into(&f, q.Kinds)
 	return scaling.Judge(q, f), nil
+}
+
+// facts reads what counts now, and whether the queue is known. One that is not
+// may have been made within the last second.
+func (e *Engine) facts(ctx context.Context, q scaling.Query) (f scaling.Facts, known bool, err error) {
+	for _, age := range []time.Duration{signalAge, 0} {
+		now, err := e.signals.read(ctx, e, age)
+		if err != nil {
+			return f, false, err
+		}
+		if f, known = now.facts(q); known {
+			break
+		}
+	}
+	return f, known, nil
 }
 
 // signals are what Scaling remembers.
@@ -67,11 +81,11 @@ type census struct {
 	sessions []ledger.Session
 }
 
-// read returns the state, at most signalAge old.
-func (s *signals) read(ctx context.Context, e *Engine) (*census, error) {
+// read returns the state, younger than age.
+func (s *signals) read(ctx context.Context, e *Engine, age time.Duration) (*census, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.last != nil && e.conf.Monotonic()-s.at < signalAge {
+	if s.last != nil && e.conf.Monotonic()-s.at < age {
 		return s.last, nil
 	}
 	at := e.conf.Monotonic()

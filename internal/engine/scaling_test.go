@@ -177,9 +177,7 @@ func TestScalingReadsCountersOnceForAll(t *testing.T) {
 func TestScalingErrors(t *testing.T) {
 	inWorld(t, engine.Config{Insights: true}, func(w *world) {
 		_, err := w.Scaling(w.ctx, scaling.Query{Queue: "nobody"})
-		if job.CodeOf(err) != job.NotFound {
-			t.Errorf("an unknown queue: %v", err)
-		}
+		w.reason(err, job.ReasonQueueNotFound)
 		_, err = w.Scaling(w.ctx, scaling.Query{Queue: "default", Min: 5, Max: 2})
 		if job.CodeOf(err) != job.InvalidArgument {
 			t.Errorf("bounds the wrong way round: %v", err)

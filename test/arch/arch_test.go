@@ -43,10 +43,11 @@ var may = map[string][]string{
 	"internal/cache/cachetest":  {"job", "internal/cache"},
 	// internal/api passes the ledger's queries on to the engine, whose methods
 	// take them; it gets no driver.
-	"internal/api": {"broker", "internal/engine", "internal/insight", "internal/scaling", "internal/tracing", "internal/cache", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
-	"":             {"gen/errand/v1", "gen/errand/v1/errandv1connect"},
-	"errandpgx":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
-	"errandsql":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"internal/api": {"broker", "internal/engine", "internal/insight", "internal/scaling", "internal/tracing", "internal/cache", "internal/auth", "job", "ledger",
+		"gen/errand/v1", "gen/errand/v1/errandv1connect", "gen/keda/externalscaler", "gen/keda/externalscaler/externalscalerconnect"},
+	"":          {"gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"errandpgx": {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"errandsql": {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	// What is measured: the engine tells its observers, and knows no Prometheus.
 	"internal/meter":   {},
 	"internal/tracing": {"broker", "internal/cache", "internal/insight", "internal/scaling", "internal/engine", "job", "ledger"},
