@@ -4,7 +4,6 @@ import (
 	"strings"
 
 	"github.com/errandhq/errand/gen/errand/v1/errandv1connect"
-	"github.com/errandhq/errand/gen/keda/externalscaler/externalscalerconnect"
 	"github.com/errandhq/errand/job"
 )
 
@@ -107,7 +106,7 @@ const Metrics = "/metrics"
 // scaler is that of KEDA's service.
 const (
 	Scaling = "/v1/scaling"
-	scaler  = "/" + externalscalerconnect.ExternalScalerName + "/"
+	scaler  = "/externalscaler.ExternalScaler/"
 )
 
 // reflection lets a tool such as grpcurl learn the contract, which is public.
