@@ -39,6 +39,7 @@ const (
 	ReasonBadField       Reason = "BAD_FIELD"
 	ReasonTooLarge       Reason = "TOO_LARGE"
 	ReasonNotFound       Reason = "JOB_NOT_FOUND"
+	ReasonQueueNotFound  Reason = "QUEUE_NOT_FOUND"
 	ReasonIDTaken        Reason = "ID_TAKEN"
 	ReasonKeyReused      Reason = "IDEMPOTENCY_REUSED"
 	ReasonUniqueHeld     Reason = "UNIQUE_KEY_HELD"

@@ -151,6 +151,10 @@ func (s *service) GetInsights(ctx context.Context, r *errandv1.GetInsightsReques
 	return direct(ctx, s, s.api.GetInsights, r)
 }
 
+func (s *service) GetScaling(ctx context.Context, r *errandv1.GetScalingRequest) (*errandv1.GetScalingResponse, error) {
+	return direct(ctx, s, s.api.GetScaling, r)
+}
+
 func (s *service) GetServerInfo(ctx context.Context, r *errandv1.GetServerInfoRequest) (*errandv1.GetServerInfoResponse, error) {
 	return direct(ctx, s, s.api.GetServerInfo, r)
 }

@@ -9,4 +9,4 @@ trap 'rm -rf "$bin"' EXIT
 GOBIN="$bin" go install tool
 PATH="$bin:$PATH" protoc -I proto --go_out=. --go_opt=module=github.com/errandhq/errand \
   --connect-go_out=. --connect-go_opt=module=github.com/errandhq/errand,simple \
-  errand/v1/errand.proto
+  errand/v1/errand.proto keda/externalscaler.proto

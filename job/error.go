@@ -40,6 +40,7 @@ const (
 	ReasonTooLarge         Reason = "TOO_LARGE"          // a payload, result or batch is over its bound
 	ReasonBadPageToken     Reason = "BAD_PAGE_TOKEN"     // not ours, or of another query
 	ReasonNotFound         Reason = "JOB_NOT_FOUND"      // no such job in the ledger
+	ReasonQueueNotFound    Reason = "QUEUE_NOT_FOUND"    // no job, worker or setting names the queue
 	ReasonIDTaken          Reason = "ID_TAKEN"           // the id exists with other content
 	ReasonKeyReused        Reason = "IDEMPOTENCY_REUSED" // the idempotency key came with other content
 	ReasonUniqueHeld       Reason = "UNIQUE_KEY_HELD"    // another job holds the unique key; Holder names it

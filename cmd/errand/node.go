@@ -44,6 +44,7 @@ func newNode(ctx context.Context, conf config.Server, log *slog.Logger) (*node, 
 	sc := server.Config{
 		Listen: conf.Listen, TokenFile: conf.AuthTokenFile, TLSCert: conf.TLSCert, TLSKey: conf.TLSKey,
 		TLSInFront: conf.TLSInFront, DrainDelay: conf.DrainDelay, Grace: conf.Grace, Logger: log,
+		ScalerListen: conf.ScalerListen, ScalerClientCA: conf.ScalerClientCA,
 	}
 	if n.meters != nil {
 		sc.Metrics, sc.MetricsListen = n.meters.Handler(), conf.MetricsListen

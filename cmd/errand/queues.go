@@ -35,7 +35,7 @@ type kindView struct {
 }
 
 func newQueues(a *app) *cobra.Command {
-	return group("queues", "List, pause, resume and route queues", newQueuesList(a), newQueuesRoute(a),
+	return group("queues", "List, pause, resume, route and size queues", newQueuesList(a), newQueuesRoute(a), newQueuesScaling(a),
 		newQueuesPause(a, "pause", "Stop giving out jobs of a queue; it still takes new ones", (*errand.Client).Pause),
 		newQueuesPause(a, "resume", "Give out jobs of a paused queue again", (*errand.Client).Resume))
 }

@@ -7,11 +7,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	errandv1 "github.com/errandhq/errand/gen/errand/v1"
+	"github.com/errandhq/errand/gen/errand/v1/errandv1connect"
+	"github.com/errandhq/errand/gen/keda/externalscaler/externalscalerconnect"
 	"github.com/errandhq/errand/job"
 )
 
@@ -226,21 +229,24 @@ func TestUnknownCallsAreTheOperators(t *testing.T) {
 	}
 }
 
-// A token that lies in a monitoring system's configuration opens the metrics,
-// and no call.
+// A token that lies in a monitoring system's configuration, or an
+// autoscaler's, opens the metrics and the scaling signal, and no other call.
 func TestTheMonitorSeesMetricsOnly(t *testing.T) {
-	for _, r := range []Role{Monitor, Viewer, Operator} {
-		if !r.Allows(Metrics) {
-			t.Errorf("%s may not scrape", r)
+	signals := []string{Scaling, errandv1connect.QueueServiceGetScalingProcedure, externalscalerconnect.ExternalScalerGetMetricsProcedure}
+	for _, p := range append(signals, Metrics) {
+		for _, r := range []Role{Monitor, Viewer, Operator} {
+			if !r.Allows(p) {
+				t.Errorf("%s may not ask %s", r, p)
+			}
 		}
-	}
-	for _, r := range []Role{0, Producer, Worker, Producer | Worker} {
-		if r.Allows(Metrics) {
-			t.Errorf("%s may scrape", r)
+		for _, r := range []Role{0, Producer, Worker, Producer | Worker} {
+			if r.Allows(p) {
+				t.Errorf("%s may ask %s", r, p)
+			}
 		}
 	}
 	for p, who := range grants {
-		if who != all && Monitor.Allows(p) {
+		if who != all && Monitor.Allows(p) && !slices.Contains(signals, p) {
 			t.Errorf("the monitor may call %s", p)
 		}
 	}

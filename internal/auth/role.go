@@ -16,7 +16,7 @@ const (
 	Worker                    // carries jobs out
 	Viewer                    // sees everything, changes nothing
 	Operator                  // may do everything
-	Monitor                   // scrapes the metrics, and sees nothing else
+	Monitor                   // reads the metrics and the scaling signal, and sees nothing else
 )
 
 // all is every role: who has one of them is authenticated, no more.
@@ -93,6 +93,7 @@ var grants = map[string]Role{
 	errandv1connect.QueueServiceResumeQueueProcedure:   0,
 	errandv1connect.QueueServiceListSessionsProcedure:  Viewer,
 	errandv1connect.QueueServiceGetInsightsProcedure:   Viewer,
+	errandv1connect.QueueServiceGetScalingProcedure:    Viewer | Monitor,
 	errandv1connect.QueueServiceGetServerInfoProcedure: all,
 }
 
@@ -100,6 +101,13 @@ var grants = map[string]Role{
 // configuration that many may read, so it has a role of its own: viewers see
 // payloads.
 const Metrics = "/metrics"
+
+// Scaling is the path of the scaling signal as plain JSON, for autoscalers;
+// scaler is that of KEDA's service.
+const (
+	Scaling = "/v1/scaling"
+	scaler  = "/externalscaler.ExternalScaler/"
+)
 
 // reflection lets a tool such as grpcurl learn the contract, which is public.
 const reflection = "/grpc.reflection."
@@ -110,7 +118,7 @@ func (r Role) Allows(procedure string) bool {
 	if strings.HasPrefix(procedure, reflection) {
 		return r&all != 0
 	}
-	if procedure == Metrics {
+	if procedure == Metrics || procedure == Scaling || strings.HasPrefix(procedure, scaler) {
 		return r&(Monitor|Viewer|Operator) != 0
 	}
 	return r&(grants[procedure]|Operator) != 0

@@ -25,6 +25,7 @@ func (c Server) Check() error {
 		c.checkRoutes(),
 		c.checkCanaries(),
 		c.checkMetrics(),
+		c.checkScaler(),
 		between("metrics-names", c.MetricsNames, 1, 10_000),
 		oneOf("migrate", c.Migrate, "auto", "check"),
 		oneOf("log-level", c.LogLevel, "debug", "info", "warn", "error"),
@@ -92,6 +93,18 @@ func (c Server) checkMetrics() error {
 	}
 	if _, _, err := net.SplitHostPort(c.MetricsListen); err != nil {
 		return fmt.Errorf("metrics-listen: %q is not of the form host:port", c.MetricsListen)
+	}
+	return nil
+}
+
+func (c Server) checkScaler() error {
+	if c.ScalerListen != "" {
+		if _, _, err := net.SplitHostPort(c.ScalerListen); err != nil {
+			return fmt.Errorf("scaler-listen: %q is not of the form host:port", c.ScalerListen)
+		}
+	}
+	if c.ScalerClientCA != "" && (c.ScalerListen == "" || c.TLSCert == "") {
+		return fmt.Errorf("scaler-client-ca: needs scaler-listen, tls-cert and tls-key")
 	}
 	return nil
 }

@@ -38,8 +38,10 @@ type Server struct {
 	LogLevel        string        `toml:"log_level" env:"LOG_LEVEL"`       // debug, info, warn or error
 	LogFormat       string        `toml:"log_format" env:"LOG_FORMAT"`     // text or json
 	Metrics         bool          `toml:"metrics" env:"METRICS"`
-	MetricsListen   string        `toml:"metrics_listen" env:"METRICS_LISTEN"` // host:port of their own; empty: on Listen
-	MetricsNames    int           `toml:"metrics_names" env:"METRICS_NAMES"`   // queues, and kinds, with labels of their own
+	MetricsListen   string        `toml:"metrics_listen" env:"METRICS_LISTEN"`     // host:port of their own; empty: on Listen
+	ScalerListen    string        `toml:"scaler_listen" env:"SCALER_LISTEN"`       // host:port for KEDA, without tokens; empty: with everything else only
+	ScalerClientCA  string        `toml:"scaler_client_ca" env:"SCALER_CLIENT_CA"` // PEM
+	MetricsNames    int           `toml:"metrics_names" env:"METRICS_NAMES"`       // queues, and kinds, with labels of their own
 	Canary          Intervals     `toml:"canary" env:"CANARY"`
 	DrainDelay      time.Duration `toml:"drain_delay" env:"DRAIN_DELAY"`
 	Grace           time.Duration `toml:"grace" env:"GRACE"`

@@ -136,6 +136,8 @@ func TestBadSettings(t *testing.T) {
 		{"canary: is set, and metrics is false", "", nil, []string{"--metrics=false", "--canary=mail=1m"}},
 		{"ERRAND_CANARY", "", []string{"ERRAND_CANARY=mail"}, nil},
 		{"metrics-listen: \"9090\" is not of the form", "", nil, []string{"--metrics-listen=9090"}},
+		{"scaler-listen: \"9091\" is not of the form", "", nil, []string{"--scaler-listen=9091"}},
+		{"scaler-client-ca: needs scaler-listen", "", nil, []string{"--scaler-client-ca=ca.pem", "--scaler-listen=:9091"}},
 		{"metrics-listen: is set, and metrics is false", "", nil, []string{"--metrics=false", "--metrics-listen=:9090"}},
 		{"max-depth: -1 for mail", "", nil, []string{"--max-depth=mail=-1"}},
 		{"backoff-base: 2h0m0s is not between", "", nil, []string{"--backoff-base=2h"}},

@@ -49,6 +49,8 @@ func (c *Server) settings() []setting {
 	f.StringVar(&c.LogFormat, "log-format", c.LogFormat, "text or json")
 	f.BoolVar(&c.Metrics, "metrics", c.Metrics, "serve /metrics for Prometheus")
 	f.StringVar(&c.MetricsListen, "metrics-listen", c.MetricsListen, "serve /metrics on an address of its own, without tokens or TLS")
+	f.StringVar(&c.ScalerListen, "scaler-listen", c.ScalerListen, "serve KEDA's external scaler on an address of its own, without tokens")
+	f.StringVar(&c.ScalerClientCA, "scaler-client-ca", c.ScalerClientCA, "authorities whose certificates callers there must show, PEM")
 	f.IntVar(&c.MetricsNames, "metrics-names", c.MetricsNames, "queues, and kinds, with labels of their own; the others are one, other")
 	f.Var(&c.Canary, "canary", "send a job that does nothing through a queue every so often, as mail=30s, and measure it")
 	f.DurationVar(&c.DrainDelay, "drain-delay", c.DrainDelay, "when stopping: how long to be not ready before calls are turned away")

@@ -148,6 +148,7 @@ type QueueInfo struct {
 	OldestReady time.Duration // zero: nothing ready
 	HasReady    bool
 	Kinds       []KindInfo
+	Running     map[string]int64 // by kind; nil if none
 }
 
 // KindInfo is a kind with ready jobs.
@@ -197,6 +198,7 @@ type RedrivePage struct {
 //	clock.go    Now                  drain.go    Drain, Ready, Info
 //	routes.go   SetRoute             view.go     States
 //	watch.go    Watch                stats.go    Insights
+//	scaling.go  Scaling
 //
 // Nothing is answered unless Run runs: the calls that write go through loops
 // that Run owns.
@@ -227,6 +229,7 @@ type Engine struct {
 	view     *view
 	watches  *watches
 	stats    *stats // nil: not wanted
+	signals  *signals
 
 	draining chan struct{} // closed by Drain
 	stopped  chan struct{} // closed when Run ends
@@ -260,6 +263,7 @@ func New(l ledger.Ledger, c Config) *Engine {
 		carry:    newCarry(),
 		watches:  newWatches(),
 		stats:    newStats(c.Insights),
+		signals:  newSignals(),
 		draining: make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}

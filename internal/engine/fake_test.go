@@ -27,7 +27,7 @@ type fake struct {
 	rules    job.Rules
 	calls    map[string]int
 	skew     time.Duration
-	sums     ledger.Sums // of one hour: tests are not longer
+	sums     ledger.Sums
 
 	// before runs at the start of each method; its error is the method's.
 	before func(method string) error
@@ -460,7 +460,7 @@ func (f *fake) FoldStats(ctx context.Context, hour ledger.Hour, fn func(ledger.S
 		return err
 	}
 	defer f.leave("FoldStats", &err)
-	changed, err := fn(f.sums)
+	changed, err := fn(f.summed(func(of ledger.Hour, _ string) bool { return of == hour }))
 	if err != nil {
 		return err
 	}
@@ -479,8 +479,23 @@ func (f *fake) FoldStats(ctx context.Context, hour ledger.Hour, fn func(ledger.S
 	return nil
 }
 
-func (f *fake) ReadStats(context.Context, ledger.Hour, string) (ledger.Sums, error) {
+func (f *fake) ReadStats(_ context.Context, from ledger.Hour, queue string) (ledger.Sums, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return ledger.Sums{Tallies: slices.Clone(f.sums.Tallies), Faults: slices.Clone(f.sums.Faults)}, nil
+	return f.summed(func(of ledger.Hour, q string) bool { return of >= from && (queue == "" || q == queue) }), nil
+}
+
+// summed returns a copy of the sums that are wanted.
+func (f *fake) summed(wanted func(ledger.Hour, string) bool) (out ledger.Sums) {
+	for _, t := range f.sums.Tallies {
+		if wanted(t.Hour, t.Queue) {
+			out.Tallies = append(out.Tallies, t)
+		}
+	}
+	for _, t := range f.sums.Faults {
+		if wanted(t.Hour, t.Queue) {
+			out.Faults = append(out.Faults, t)
+		}
+	}
+	return out
 }

@@ -105,7 +105,13 @@ func (e *Engine) readQueues(ctx context.Context) ([]QueueInfo, error) {
 		}
 		q := of(c.Queue)
 		q.Counts[c.State] += c.N
-		if c.State == job.Ready {
+		switch c.State {
+		case job.Running:
+			if q.Running == nil {
+				q.Running = map[string]int64{}
+			}
+			q.Running[c.Kind] = c.N
+		case job.Ready:
 			q.Kinds = append(q.Kinds, KindInfo{Kind: c.Kind, Ready: c.N, WaitingForWorker: !taken(sessions, c.Queue, c.Kind)})
 		}
 	}

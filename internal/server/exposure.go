@@ -20,6 +20,9 @@ func (c *Config) complete() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return fmt.Errorf("tls-cert and tls-key go together: only one is set")
 	}
+	if c.ScalerClientCA != "" && (c.ScalerListen == "" || c.TLSCert == "") {
+		return fmt.Errorf("scaler-client-ca needs scaler-listen, tls-cert and tls-key")
+	}
 	if c.DrainDelay < 0 || c.DrainDelay >= c.Grace {
 		return fmt.Errorf("drain-delay %s is not between 0 and the grace of %s", c.DrainDelay, c.Grace)
 	}

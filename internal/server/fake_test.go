@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +18,9 @@ type fake struct {
 	down    atomic.Bool
 	entered chan struct{} // if set, told of each Insert
 	release chan struct{} // if set, each Insert waits for it
+
+	mu     sync.Mutex
+	counts []ledger.Count // what it says that it holds
 }
 
 var _ ledger.Ledger = (*fake)(nil)
@@ -87,7 +92,6 @@ func (f *fake) ListSessions(context.Context) ([]ledger.Session, error)         {
 func (f *fake) Held(context.Context, []job.ID) ([]ledger.Lease, error)         { return nil, nil }
 func (f *fake) SetPaused(context.Context, time.Time, string, bool) error       { return nil }
 func (f *fake) Paused(context.Context) ([]string, error)                       { return nil, nil }
-func (f *fake) Counts(context.Context) ([]ledger.Count, error)                 { return nil, nil }
 func (f *fake) OldestReady(context.Context) ([]ledger.Oldest, error)           { return nil, nil }
 func (f *fake) Get(context.Context, []job.ID) ([]job.Job, error)               { return nil, nil }
 func (f *fake) List(context.Context, ledger.Query) ([]job.Job, error)          { return nil, nil }
@@ -107,6 +111,22 @@ func (f *fake) Routes(context.Context) (map[string]string, error)         { retu
 
 func (f *fake) FoldStats(context.Context, ledger.Hour, func(ledger.Sums) (ledger.Sums, error)) error {
 	return nil
+}
+
+func (f *fake) Counts(context.Context) ([]ledger.Count, error) {
+	if f.down.Load() {
+		return nil, job.Errorf(job.Unavailable, job.ReasonLedgerDown, "counters: %w", errDown)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.counts), nil
+}
+
+// holds sets what it says that it holds.
+func (f *fake) holds(counts ...ledger.Count) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.counts = counts
 }
 
 func (f *fake) ReadStats(context.Context, ledger.Hour, string) (ledger.Sums, error) {

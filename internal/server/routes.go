@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/grpcreflect"
 
 	"github.com/errandhq/errand/gen/errand/v1/errandv1connect"
+	"github.com/errandhq/errand/gen/keda/externalscaler/externalscalerconnect"
 	"github.com/errandhq/errand/internal/api"
 	"github.com/errandhq/errand/internal/auth"
 )
@@ -27,7 +28,10 @@ func (s *Server) routes(svc *api.Service) http.Handler {
 	mux.Handle(errandv1connect.NewQueueServiceHandler(svc, options...))
 	path, watch := errandv1connect.NewWatchServiceHandler(svc.WatchHandler(), options...)
 	mux.Handle(path, withoutEnd(watch))
-	reflector := grpcreflect.NewStaticReflector(errandv1connect.QueueServiceName, errandv1connect.WatchServiceName, grpchealth.HealthV1ServiceName)
+	mux.Handle(externalScaler(svc, options...))
+	mux.Handle("GET "+auth.Scaling, s.scaling(svc))
+	reflector := grpcreflect.NewStaticReflector(errandv1connect.QueueServiceName, errandv1connect.WatchServiceName,
+		externalscalerconnect.ExternalScalerName, grpchealth.HealthV1ServiceName)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, options...))
 	// Health is for balancers, which have no token.
@@ -91,7 +95,8 @@ type health struct{ s *Server }
 
 // Check implements grpchealth.Checker, for the whole server and for its services.
 func (h health) Check(ctx context.Context, r *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
-	if r.Service != "" && r.Service != errandv1connect.QueueServiceName && r.Service != errandv1connect.WatchServiceName {
+	if r.Service != "" && r.Service != errandv1connect.QueueServiceName && r.Service != errandv1connect.WatchServiceName &&
+		r.Service != externalscalerconnect.ExternalScalerName {
 		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("unknown service %q", r.Service))
 	}
 	status := grpchealth.StatusServing

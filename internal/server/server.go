@@ -64,6 +64,13 @@ type Config struct {
 	Metrics       http.Handler
 	MetricsListen string                // host:port; empty: with everything else
 	Interceptors  []connect.Interceptor // around every call of the service
+
+	// ScalerListen, if set, is host:port of an address on which KEDA's service is
+	// served to callers without tokens, which KEDA has no way to send; it is served with
+	// everything else in any case. It has TLS if the server has. ScalerClientCA is a
+	// file of certificates (PEM) of which callers there must show one, or one issued by them.
+	ScalerListen   string
+	ScalerClientCA string
 }
 
 // Server is the HTTP server of one engine.
@@ -75,7 +82,8 @@ type Server struct {
 	certs    *certificates // nil: no TLS
 	listener net.Listener
 	http     *http.Server
-	metrics  *metricsServer // nil: none of its own
+	metrics  *sideServer // nil: not on an address of their own
+	scaler   *sideServer // likewise
 	draining atomic.Bool
 	tasks    sync.WaitGroup // watchers of files
 }
@@ -106,22 +114,41 @@ func New(svc *api.Service, e *engine.Engine, c Config) (*Server, error) {
 	if err := c.checkExposure(isLoopback(s.listener.Addr())); err != nil {
 		return nil, errors.Join(err, s.listener.Close())
 	}
-	if c.Metrics != nil && c.MetricsListen != "" {
-		if s.metrics, err = s.listenMetrics(); err != nil {
-			return nil, errors.Join(err, s.listener.Close())
-		}
+	if err := s.listenAsides(svc); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	s.http = s.httpServer(s.routes(svc))
 	return s, nil
 }
 
+// listenAsides opens the addresses beside the server's own.
+func (s *Server) listenAsides(svc *api.Service) (err error) {
+	if s.conf.Metrics != nil && s.conf.MetricsListen != "" {
+		if s.metrics, err = s.listenMetrics(); err != nil {
+			return err
+		}
+	}
+	if s.conf.ScalerListen != "" {
+		if s.scaler, err = s.listenScaler(svc); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// asides are the servers beside the server itself.
+func (s *Server) asides() (list []*sideServer) {
+	for _, one := range []*sideServer{s.metrics, s.scaler} {
+		if one != nil {
+			list = append(list, one)
+		}
+	}
+	return list
+}
+
 func (s *Server) httpServer(h http.Handler) *http.Server {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(true) // gRPC without TLS
 	srv := &http.Server{
-		Handler: h, Protocols: protocols,
+		Handler: h, Protocols: protocols(),
 		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
@@ -131,6 +158,15 @@ func (s *Server) httpServer(h http.Handler) *http.Server {
 		srv.TLSConfig = s.certs.config()
 	}
 	return srv
+}
+
+// protocols are those of calls.
+func protocols() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP1(true)
+	p.SetHTTP2(true)
+	p.SetUnencryptedHTTP2(true) // gRPC without TLS
+	return p
 }
 
 // Addr is where the server listens.
@@ -155,11 +191,12 @@ func (s *Server) Run(ctx context.Context) error {
 	s.http.BaseContext = func(net.Listener) context.Context { return base }
 	s.watchFiles(base)
 
-	served := make(chan error, 2)
+	served := make(chan error, 3)
 	go func() { served <- s.serve() }()
-	if s.metrics != nil {
-		defer s.metrics.stop()
-		s.tasks.Go(func() { s.metrics.run(served) })
+	for _, one := range s.asides() {
+		one.http.BaseContext = s.http.BaseContext
+		defer one.stop()
+		s.tasks.Go(func() { one.run(served) })
 	}
 	s.log.Info("serving", "address", s.URL(), "authentication", s.tokens != nil, "tls", s.certs != nil)
 	select {
@@ -169,7 +206,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.drain(cancel)
-	<-served // of the calls: the metrics are served to the end
+	<-served // of the calls: what is beside them is served to the end
 	s.log.Info("stopped serving")
 	return nil
 }
@@ -183,10 +220,11 @@ func (s *Server) serve() error {
 
 // Close frees the listener of a server that was never run.
 func (s *Server) Close() error {
-	if s.metrics != nil {
-		return errors.Join(s.listener.Close(), s.metrics.listener.Close())
+	err := s.listener.Close()
+	for _, one := range s.asides() {
+		err = errors.Join(err, one.listener.Close())
 	}
-	return s.listener.Close()
+	return err
 }
 
 // drain stops in an order that loses nothing: readiness turns false, so that

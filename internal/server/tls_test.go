@@ -78,6 +78,11 @@ func (a *authority) issue(t *testing.T, serial int64) (certPEM, keyPEM string) {
 		string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
 }
 
+// pem is the authority's own certificate.
+func (a *authority) pem() string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}))
+}
+
 // client trusts the authority.
 func (a *authority) client(t *testing.T) *http.Client {
 	t.Helper()

@@ -32,30 +32,32 @@ var may = map[string][]string{
 	"ledger/postgres":   {"job", "ledger", "ledger/coldsql"},
 	"ledger/ledgertest": {"job", "ledger"},
 	"internal/drivers": {"job", "ledger", "ledger/coldsql", "ledger/sqlite", "ledger/postgres", "broker", "broker/rabbitmq", "broker/kafka",
-		"internal/cache", "internal/cache/memory", "internal/cache/rediscache", "internal/config", "internal/engine", "internal/insight"},
+		"internal/cache", "internal/cache/memory", "internal/cache/rediscache", "internal/config", "internal/engine", "internal/insight", "internal/scaling"},
 	"internal/cache":   {"job"},
 	"internal/insight": {"job", "ledger"},
-	"internal/engine":  {"broker", "internal/cache", "internal/insight", "job", "ledger"},
+	"internal/scaling": {"job"},
+	"internal/engine":  {"broker", "internal/cache", "internal/insight", "internal/scaling", "job", "ledger"},
 
 	"internal/cache/memory":     {"job", "internal/cache"},
 	"internal/cache/rediscache": {"job", "internal/cache"},
 	"internal/cache/cachetest":  {"job", "internal/cache"},
 	// internal/api passes the ledger's queries on to the engine, whose methods
 	// take them; it gets no driver.
-	"internal/api": {"broker", "internal/engine", "internal/insight", "internal/tracing", "internal/cache", "internal/auth", "job", "ledger", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
-	"":             {"gen/errand/v1", "gen/errand/v1/errandv1connect"},
-	"errandpgx":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
-	"errandsql":    {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"internal/api": {"broker", "internal/engine", "internal/insight", "internal/scaling", "internal/tracing", "internal/cache", "internal/auth", "job", "ledger",
+		"gen/errand/v1", "gen/errand/v1/errandv1connect", "gen/keda/externalscaler", "gen/keda/externalscaler/externalscalerconnect"},
+	"":          {"gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"errandpgx": {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
+	"errandsql": {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	// What is measured: the engine tells its observers, and knows no Prometheus.
 	"internal/meter":   {},
-	"internal/tracing": {"broker", "internal/cache", "internal/insight", "internal/engine", "job", "ledger"},
+	"internal/tracing": {"broker", "internal/cache", "internal/insight", "internal/scaling", "internal/engine", "job", "ledger"},
 	"internal/otlp":    {},
-	"internal/metrics": {"broker", "internal/cache", "internal/insight", "internal/engine", "internal/meter", "job", "ledger"},
+	"internal/metrics": {"broker", "internal/cache", "internal/insight", "internal/scaling", "internal/engine", "internal/meter", "job", "ledger"},
 	"errandprom":       {"", "internal/meter", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	// What judges, and the command that examines a server from outside: by the SDK alone.
 	"internal/history": {"", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
 	"internal/verify":  {"", "internal/auth", "internal/history", "job", "gen/errand/v1", "gen/errand/v1/errandv1connect"},
-	"internal/canary": {"", "broker", "internal/cache", "internal/insight", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
+	"internal/canary": {"", "broker", "internal/cache", "internal/insight", "internal/scaling", "internal/engine", "internal/meter", "internal/metrics", "job", "ledger",
 		"gen/errand/v1", "gen/errand/v1/errandv1connect"},
 }
 

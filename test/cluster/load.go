@@ -79,6 +79,31 @@ func (c *Cluster) Burst(l *Load, n int, o Order, opts ...errand.EnqueueOption) {
 	}
 }
 
+// pourEvery is how often Pour hands in what is due.
+const pourEvery = 50 * time.Millisecond
+
+// Pour hands in the orders that next makes, so many a second as rate says at each
+// moment, until ctx ends. What could not be handed in for a while comes
+// together, as it does from users.
+func (c *Cluster) Pour(ctx context.Context, rate func() float64, next func(n int) Order) *Load {
+	l, client, n, due := NewLoad(), c.NewClient(), 0, 0.0
+	for last := time.Now(); ctx.Err() == nil; {
+		c.pause(pourEvery)
+		now := time.Now()
+		due += rate() * now.Sub(last).Seconds()
+		last = now
+		var items []item
+		for ; due >= 1 && len(items) < 1000; due-- {
+			items = append(items, c.newItem(next(n)))
+			n++
+		}
+		if len(items) > 0 && !c.submit(client, l, items) {
+			break
+		}
+	}
+	return l
+}
+
 func (c *Cluster) produce(client *errand.Client, l *Load, n int, over time.Duration, rng *rand.Rand) {
 	began, done := time.Now(), 0
 	for done < n && c.T.Context().Err() == nil {

@@ -3974,6 +3974,238 @@ func (x *Session) GetRenewedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+type GetScalingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Queue         string                 `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	Kinds         []string               `protobuf:"bytes,2,rep,name=kinds,proto3" json:"kinds,omitempty"`                             // that the workers in question take; all if empty
+	TargetWait    *durationpb.Duration   `protobuf:"bytes,3,opt,name=target_wait,json=targetWait,proto3" json:"target_wait,omitempty"` // 1 min if absent; 1 s to 24 h: within it what is ready is to be begun
+	Min           int32                  `protobuf:"varint,4,opt,name=min,proto3" json:"min,omitempty"`                                // workers
+	Max           int32                  `protobuf:"varint,5,opt,name=max,proto3" json:"max,omitempty"`                                // 100, or min if that is more, if 0
+	Concurrency   int32                  `protobuf:"varint,6,opt,name=concurrency,proto3" json:"concurrency,omitempty"`                // jobs that a worker takes at a time: 10 if 0
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetScalingRequest) Reset() {
+	*x = GetScalingRequest{}
+	mi := &file_errand_v1_errand_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetScalingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetScalingRequest) ProtoMessage() {}
+
+func (x *GetScalingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetScalingRequest.ProtoReflect.Descriptor instead.
+func (*GetScalingRequest) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *GetScalingRequest) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *GetScalingRequest) GetKinds() []string {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *GetScalingRequest) GetTargetWait() *durationpb.Duration {
+	if x != nil {
+		return x.TargetWait
+	}
+	return nil
+}
+
+func (x *GetScalingRequest) GetMin() int32 {
+	if x != nil {
+		return x.Min
+	}
+	return 0
+}
+
+func (x *GetScalingRequest) GetMax() int32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+func (x *GetScalingRequest) GetConcurrency() int32 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
+}
+
+type GetScalingResponse struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Queue          string                 `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	Paused         bool                   `protobuf:"varint,2,opt,name=paused,proto3" json:"paused,omitempty"`
+	Scheduled      int64                  `protobuf:"varint,3,opt,name=scheduled,proto3" json:"scheduled,omitempty"` // of all kinds; they ask for no worker before their time
+	Ready          int64                  `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`
+	Running        int64                  `protobuf:"varint,5,opt,name=running,proto3" json:"running,omitempty"`
+	OldestReady    *durationpb.Duration   `protobuf:"bytes,6,opt,name=oldest_ready,json=oldestReady,proto3" json:"oldest_ready,omitempty"`                   // zero if nothing is ready
+	RateWindow     *durationpb.Duration   `protobuf:"bytes,7,opt,name=rate_window,json=rateWindow,proto3" json:"rate_window,omitempty"`                      // over which the rates are
+	ArrivalRate    float64                `protobuf:"fixed64,8,opt,name=arrival_rate,json=arrivalRate,proto3" json:"arrival_rate,omitempty"`                 // jobs that became ready, a second
+	ServiceRate    float64                `protobuf:"fixed64,9,opt,name=service_rate,json=serviceRate,proto3" json:"service_rate,omitempty"`                 // attempts that ended, a second
+	BacklogSeconds *float64               `protobuf:"fixed64,10,opt,name=backlog_seconds,json=backlogSeconds,proto3,oneof" json:"backlog_seconds,omitempty"` // ready jobs times the run time of their kind; absent while that is not known
+	Workers        int64                  `protobuf:"varint,11,opt,name=workers,proto3" json:"workers,omitempty"`                                            // live, that take the queue and one of the kinds
+	Slots          int64                  `protobuf:"varint,12,opt,name=slots,proto3" json:"slots,omitempty"`                                                // theirs
+	NeededWorkers  int64                  `protobuf:"varint,13,opt,name=needed_workers,json=neededWorkers,proto3" json:"needed_workers,omitempty"`           // before min and max
+	DesiredWorkers int64                  `protobuf:"varint,14,opt,name=desired_workers,json=desiredWorkers,proto3" json:"desired_workers,omitempty"`        // max(min, min(max, needed_workers))
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GetScalingResponse) Reset() {
+	*x = GetScalingResponse{}
+	mi := &file_errand_v1_errand_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetScalingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetScalingResponse) ProtoMessage() {}
+
+func (x *GetScalingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_errand_v1_errand_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetScalingResponse.ProtoReflect.Descriptor instead.
+func (*GetScalingResponse) Descriptor() ([]byte, []int) {
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *GetScalingResponse) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *GetScalingResponse) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+func (x *GetScalingResponse) GetScheduled() int64 {
+	if x != nil {
+		return x.Scheduled
+	}
+	return 0
+}
+
+func (x *GetScalingResponse) GetReady() int64 {
+	if x != nil {
+		return x.Ready
+	}
+	return 0
+}
+
+func (x *GetScalingResponse) GetRunning() int64 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
+func (x *GetScalingResponse) GetOldestReady() *durationpb.Duration {
+	if x != nil {
+		return x.OldestReady
+	}
+	return nil
+}
+
+func (x *GetScalingResponse) GetRateWindow() *durationpb.Duration {
+	if x != nil {
+		return x.RateWindow
+	}
+	return nil
+}
+
+func (x *GetScalingResponse) GetArrivalRate() float64 {
+	if x != nil {
+		return x.ArrivalRate
+	}
+	return 0
+}
+
+func (x *GetScalingResponse) GetServiceRate() float64 {
+	if x != nil {
+		return x.ServiceRate
+	}
+	return 0
+}
+
+func (x *GetScalingResponse) GetBacklogSeconds() float64 {
+	if x != nil && x.BacklogSeconds != nil {
+		return *x.BacklogSeconds
+	}
+	return 0
+}
+
+func (x *GetScalingResponse) GetWorkers() int64 {
+	if x != nil {
+		return x.Workers
+	}
+	return 0
+}
+
+func (x *GetScalingResponse) GetSlots() int64 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *GetScalingResponse) GetNeededWorkers() int64 {
+	if x != nil {
+		return x.NeededWorkers
+	}
+	return 0
+}
+
+func (x *GetScalingResponse) GetDesiredWorkers() int64 {
+	if x != nil {
+		return x.DesiredWorkers
+	}
+	return 0
+}
+
 type GetInsightsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Queue         string                 `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`                             // all if empty
@@ -3986,7 +4218,7 @@ type GetInsightsRequest struct {
 
 func (x *GetInsightsRequest) Reset() {
 	*x = GetInsightsRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[57]
+	mi := &file_errand_v1_errand_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3998,7 +4230,7 @@ func (x *GetInsightsRequest) String() string {
 func (*GetInsightsRequest) ProtoMessage() {}
 
 func (x *GetInsightsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[57]
+	mi := &file_errand_v1_errand_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4011,7 +4243,7 @@ func (x *GetInsightsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInsightsRequest.ProtoReflect.Descriptor instead.
 func (*GetInsightsRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{57}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GetInsightsRequest) GetQueue() string {
@@ -4057,7 +4289,7 @@ type GetInsightsResponse struct {
 
 func (x *GetInsightsResponse) Reset() {
 	*x = GetInsightsResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[58]
+	mi := &file_errand_v1_errand_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4069,7 +4301,7 @@ func (x *GetInsightsResponse) String() string {
 func (*GetInsightsResponse) ProtoMessage() {}
 
 func (x *GetInsightsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[58]
+	mi := &file_errand_v1_errand_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4082,7 +4314,7 @@ func (x *GetInsightsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInsightsResponse.ProtoReflect.Descriptor instead.
 func (*GetInsightsResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{58}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetInsightsResponse) GetFrom() *timestamppb.Timestamp {
@@ -4147,7 +4379,7 @@ type TimesInsight struct {
 
 func (x *TimesInsight) Reset() {
 	*x = TimesInsight{}
-	mi := &file_errand_v1_errand_proto_msgTypes[59]
+	mi := &file_errand_v1_errand_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4159,7 +4391,7 @@ func (x *TimesInsight) String() string {
 func (*TimesInsight) ProtoMessage() {}
 
 func (x *TimesInsight) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[59]
+	mi := &file_errand_v1_errand_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4172,7 +4404,7 @@ func (x *TimesInsight) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimesInsight.ProtoReflect.Descriptor instead.
 func (*TimesInsight) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{59}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *TimesInsight) GetMean() *durationpb.Duration {
@@ -4224,7 +4456,7 @@ type CountsInsight struct {
 
 func (x *CountsInsight) Reset() {
 	*x = CountsInsight{}
-	mi := &file_errand_v1_errand_proto_msgTypes[60]
+	mi := &file_errand_v1_errand_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4236,7 +4468,7 @@ func (x *CountsInsight) String() string {
 func (*CountsInsight) ProtoMessage() {}
 
 func (x *CountsInsight) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[60]
+	mi := &file_errand_v1_errand_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4249,7 +4481,7 @@ func (x *CountsInsight) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountsInsight.ProtoReflect.Descriptor instead.
 func (*CountsInsight) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{60}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CountsInsight) GetArrived() int64 {
@@ -4356,7 +4588,7 @@ type KindInsight struct {
 
 func (x *KindInsight) Reset() {
 	*x = KindInsight{}
-	mi := &file_errand_v1_errand_proto_msgTypes[61]
+	mi := &file_errand_v1_errand_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4368,7 +4600,7 @@ func (x *KindInsight) String() string {
 func (*KindInsight) ProtoMessage() {}
 
 func (x *KindInsight) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[61]
+	mi := &file_errand_v1_errand_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4381,7 +4613,7 @@ func (x *KindInsight) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KindInsight.ProtoReflect.Descriptor instead.
 func (*KindInsight) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{61}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *KindInsight) GetQueue() string {
@@ -4434,7 +4666,7 @@ type QueueInsight struct {
 
 func (x *QueueInsight) Reset() {
 	*x = QueueInsight{}
-	mi := &file_errand_v1_errand_proto_msgTypes[62]
+	mi := &file_errand_v1_errand_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4446,7 +4678,7 @@ func (x *QueueInsight) String() string {
 func (*QueueInsight) ProtoMessage() {}
 
 func (x *QueueInsight) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[62]
+	mi := &file_errand_v1_errand_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4459,7 +4691,7 @@ func (x *QueueInsight) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueInsight.ProtoReflect.Descriptor instead.
 func (*QueueInsight) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{62}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *QueueInsight) GetQueue() string {
@@ -4521,7 +4753,7 @@ type HourInsight struct {
 
 func (x *HourInsight) Reset() {
 	*x = HourInsight{}
-	mi := &file_errand_v1_errand_proto_msgTypes[63]
+	mi := &file_errand_v1_errand_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4533,7 +4765,7 @@ func (x *HourInsight) String() string {
 func (*HourInsight) ProtoMessage() {}
 
 func (x *HourInsight) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[63]
+	mi := &file_errand_v1_errand_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4546,7 +4778,7 @@ func (x *HourInsight) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HourInsight.ProtoReflect.Descriptor instead.
 func (*HourInsight) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{63}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *HourInsight) GetStart() *timestamppb.Timestamp {
@@ -4578,7 +4810,7 @@ type FailureInsight struct {
 
 func (x *FailureInsight) Reset() {
 	*x = FailureInsight{}
-	mi := &file_errand_v1_errand_proto_msgTypes[64]
+	mi := &file_errand_v1_errand_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4590,7 +4822,7 @@ func (x *FailureInsight) String() string {
 func (*FailureInsight) ProtoMessage() {}
 
 func (x *FailureInsight) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[64]
+	mi := &file_errand_v1_errand_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4603,7 +4835,7 @@ func (x *FailureInsight) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailureInsight.ProtoReflect.Descriptor instead.
 func (*FailureInsight) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{64}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *FailureInsight) GetQueue() string {
@@ -4663,7 +4895,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_errand_v1_errand_proto_msgTypes[65]
+	mi := &file_errand_v1_errand_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4675,7 +4907,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[65]
+	mi := &file_errand_v1_errand_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4688,7 +4920,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{65}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{67}
 }
 
 type GetServerInfoResponse struct {
@@ -4717,7 +4949,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_errand_v1_errand_proto_msgTypes[66]
+	mi := &file_errand_v1_errand_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4729,7 +4961,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_errand_v1_errand_proto_msgTypes[66]
+	mi := &file_errand_v1_errand_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4742,7 +4974,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_errand_v1_errand_proto_rawDescGZIP(), []int{66}
+	return file_errand_v1_errand_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -5163,7 +5395,33 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\topened_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x129\n" +
 	"\n" +
 	"renewed_at\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\trenewedAt\"\xad\x01\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\trenewedAt\"\xc1\x01\n" +
+	"\x11GetScalingRequest\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x14\n" +
+	"\x05kinds\x18\x02 \x03(\tR\x05kinds\x12:\n" +
+	"\vtarget_wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"targetWait\x12\x10\n" +
+	"\x03min\x18\x04 \x01(\x05R\x03min\x12\x10\n" +
+	"\x03max\x18\x05 \x01(\x05R\x03max\x12 \n" +
+	"\vconcurrency\x18\x06 \x01(\x05R\vconcurrency\"\x92\x04\n" +
+	"\x12GetScalingResponse\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x16\n" +
+	"\x06paused\x18\x02 \x01(\bR\x06paused\x12\x1c\n" +
+	"\tscheduled\x18\x03 \x01(\x03R\tscheduled\x12\x14\n" +
+	"\x05ready\x18\x04 \x01(\x03R\x05ready\x12\x18\n" +
+	"\arunning\x18\x05 \x01(\x03R\arunning\x12<\n" +
+	"\foldest_ready\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\voldestReady\x12:\n" +
+	"\vrate_window\x18\a \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"rateWindow\x12!\n" +
+	"\farrival_rate\x18\b \x01(\x01R\varrivalRate\x12!\n" +
+	"\fservice_rate\x18\t \x01(\x01R\vserviceRate\x12,\n" +
+	"\x0fbacklog_seconds\x18\n" +
+	" \x01(\x01H\x00R\x0ebacklogSeconds\x88\x01\x01\x12\x18\n" +
+	"\aworkers\x18\v \x01(\x03R\aworkers\x12\x14\n" +
+	"\x05slots\x18\f \x01(\x03R\x05slots\x12%\n" +
+	"\x0eneeded_workers\x18\r \x01(\x03R\rneededWorkers\x12'\n" +
+	"\x0fdesired_workers\x18\x0e \x01(\x03R\x0edesiredWorkersB\x12\n" +
+	"\x10_backlog_seconds\"\xad\x01\n" +
 	"\x12GetInsightsRequest\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12/\n" +
 	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\x12:\n" +
@@ -5281,7 +5539,7 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\fOUTCOME_FAIL\x10\x02\x12\x13\n" +
 	"\x0fOUTCOME_DISCARD\x10\x03\x12\x12\n" +
 	"\x0eOUTCOME_SNOOZE\x10\x04\x12\x13\n" +
-	"\x0fOUTCOME_RELEASE\x10\x052\xc4\f\n" +
+	"\x0fOUTCOME_RELEASE\x10\x052\x8f\r\n" +
 	"\fQueueService\x12@\n" +
 	"\aEnqueue\x12\x19.errand.v1.EnqueueRequest\x1a\x1a.errand.v1.EnqueueResponse\x127\n" +
 	"\x04Wake\x12\x16.errand.v1.WakeRequest\x1a\x17.errand.v1.WakeResponse\x12@\n" +
@@ -5308,7 +5566,9 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\n" +
 	"RouteQueue\x12\x1c.errand.v1.RouteQueueRequest\x1a\x1d.errand.v1.RouteQueueResponse\x12O\n" +
 	"\fListSessions\x12\x1e.errand.v1.ListSessionsRequest\x1a\x1f.errand.v1.ListSessionsResponse\x12L\n" +
-	"\vGetInsights\x12\x1d.errand.v1.GetInsightsRequest\x1a\x1e.errand.v1.GetInsightsResponse\x12R\n" +
+	"\vGetInsights\x12\x1d.errand.v1.GetInsightsRequest\x1a\x1e.errand.v1.GetInsightsResponse\x12I\n" +
+	"\n" +
+	"GetScaling\x12\x1c.errand.v1.GetScalingRequest\x1a\x1d.errand.v1.GetScalingResponse\x12R\n" +
 	"\rGetServerInfo\x12\x1f.errand.v1.GetServerInfoRequest\x1a .errand.v1.GetServerInfoResponse2X\n" +
 	"\fWatchService\x12H\n" +
 	"\tWatchJobs\x12\x1b.errand.v1.WatchJobsRequest\x1a\x1c.errand.v1.WatchJobsResponse0\x01B3Z1github.com/errandhq/errand/gen/errand/v1;errandv1b\x06proto3"
@@ -5326,7 +5586,7 @@ func file_errand_v1_errand_proto_rawDescGZIP() []byte {
 }
 
 var file_errand_v1_errand_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_errand_v1_errand_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_errand_v1_errand_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_errand_v1_errand_proto_goTypes = []any{
 	(JobState)(0),                 // 0: errand.v1.JobState
 	(UniqueMode)(0),               // 1: errand.v1.UniqueMode
@@ -5390,42 +5650,44 @@ var file_errand_v1_errand_proto_goTypes = []any{
 	(*ListSessionsRequest)(nil),   // 59: errand.v1.ListSessionsRequest
 	(*ListSessionsResponse)(nil),  // 60: errand.v1.ListSessionsResponse
 	(*Session)(nil),               // 61: errand.v1.Session
-	(*GetInsightsRequest)(nil),    // 62: errand.v1.GetInsightsRequest
-	(*GetInsightsResponse)(nil),   // 63: errand.v1.GetInsightsResponse
-	(*TimesInsight)(nil),          // 64: errand.v1.TimesInsight
-	(*CountsInsight)(nil),         // 65: errand.v1.CountsInsight
-	(*KindInsight)(nil),           // 66: errand.v1.KindInsight
-	(*QueueInsight)(nil),          // 67: errand.v1.QueueInsight
-	(*HourInsight)(nil),           // 68: errand.v1.HourInsight
-	(*FailureInsight)(nil),        // 69: errand.v1.FailureInsight
-	(*GetServerInfoRequest)(nil),  // 70: errand.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil), // 71: errand.v1.GetServerInfoResponse
-	(*timestamppb.Timestamp)(nil), // 72: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 73: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 74: google.protobuf.Value
+	(*GetScalingRequest)(nil),     // 62: errand.v1.GetScalingRequest
+	(*GetScalingResponse)(nil),    // 63: errand.v1.GetScalingResponse
+	(*GetInsightsRequest)(nil),    // 64: errand.v1.GetInsightsRequest
+	(*GetInsightsResponse)(nil),   // 65: errand.v1.GetInsightsResponse
+	(*TimesInsight)(nil),          // 66: errand.v1.TimesInsight
+	(*CountsInsight)(nil),         // 67: errand.v1.CountsInsight
+	(*KindInsight)(nil),           // 68: errand.v1.KindInsight
+	(*QueueInsight)(nil),          // 69: errand.v1.QueueInsight
+	(*HourInsight)(nil),           // 70: errand.v1.HourInsight
+	(*FailureInsight)(nil),        // 71: errand.v1.FailureInsight
+	(*GetServerInfoRequest)(nil),  // 72: errand.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil), // 73: errand.v1.GetServerInfoResponse
+	(*timestamppb.Timestamp)(nil), // 74: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 75: google.protobuf.Duration
+	(*structpb.Value)(nil),        // 76: google.protobuf.Value
 }
 var file_errand_v1_errand_proto_depIdxs = []int32{
 	0,   // 0: errand.v1.Job.state:type_name -> errand.v1.JobState
-	72,  // 1: errand.v1.Job.created_at:type_name -> google.protobuf.Timestamp
-	72,  // 2: errand.v1.Job.run_at:type_name -> google.protobuf.Timestamp
-	72,  // 3: errand.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
-	72,  // 4: errand.v1.Job.leased_at:type_name -> google.protobuf.Timestamp
-	72,  // 5: errand.v1.Job.done_at:type_name -> google.protobuf.Timestamp
-	73,  // 6: errand.v1.Job.timeout:type_name -> google.protobuf.Duration
+	74,  // 1: errand.v1.Job.created_at:type_name -> google.protobuf.Timestamp
+	74,  // 2: errand.v1.Job.run_at:type_name -> google.protobuf.Timestamp
+	74,  // 3: errand.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
+	74,  // 4: errand.v1.Job.leased_at:type_name -> google.protobuf.Timestamp
+	74,  // 5: errand.v1.Job.done_at:type_name -> google.protobuf.Timestamp
+	75,  // 6: errand.v1.Job.timeout:type_name -> google.protobuf.Duration
 	1,   // 7: errand.v1.Job.unique_mode:type_name -> errand.v1.UniqueMode
-	73,  // 8: errand.v1.Job.unique_for:type_name -> google.protobuf.Duration
+	75,  // 8: errand.v1.Job.unique_for:type_name -> google.protobuf.Duration
 	6,   // 9: errand.v1.Job.errors:type_name -> errand.v1.JobError
-	73,  // 10: errand.v1.Job.age:type_name -> google.protobuf.Duration
-	72,  // 11: errand.v1.JobError.at:type_name -> google.protobuf.Timestamp
+	75,  // 10: errand.v1.Job.age:type_name -> google.protobuf.Duration
+	74,  // 11: errand.v1.JobError.at:type_name -> google.protobuf.Timestamp
 	9,   // 12: errand.v1.EnqueueRequest.items:type_name -> errand.v1.EnqueueItem
-	74,  // 13: errand.v1.EnqueueItem.json:type_name -> google.protobuf.Value
-	73,  // 14: errand.v1.EnqueueItem.delay:type_name -> google.protobuf.Duration
-	72,  // 15: errand.v1.EnqueueItem.run_at:type_name -> google.protobuf.Timestamp
-	73,  // 16: errand.v1.EnqueueItem.timeout:type_name -> google.protobuf.Duration
-	72,  // 17: errand.v1.EnqueueItem.expires_at:type_name -> google.protobuf.Timestamp
-	73,  // 18: errand.v1.EnqueueItem.expires_in:type_name -> google.protobuf.Duration
+	76,  // 13: errand.v1.EnqueueItem.json:type_name -> google.protobuf.Value
+	75,  // 14: errand.v1.EnqueueItem.delay:type_name -> google.protobuf.Duration
+	74,  // 15: errand.v1.EnqueueItem.run_at:type_name -> google.protobuf.Timestamp
+	75,  // 16: errand.v1.EnqueueItem.timeout:type_name -> google.protobuf.Duration
+	74,  // 17: errand.v1.EnqueueItem.expires_at:type_name -> google.protobuf.Timestamp
+	75,  // 18: errand.v1.EnqueueItem.expires_in:type_name -> google.protobuf.Duration
 	1,   // 19: errand.v1.EnqueueItem.unique_mode:type_name -> errand.v1.UniqueMode
-	73,  // 20: errand.v1.EnqueueItem.unique_for:type_name -> google.protobuf.Duration
+	75,  // 20: errand.v1.EnqueueItem.unique_for:type_name -> google.protobuf.Duration
 	2,   // 21: errand.v1.EnqueueItem.on_conflict:type_name -> errand.v1.OnConflict
 	11,  // 22: errand.v1.EnqueueResponse.results:type_name -> errand.v1.EnqueueResult
 	0,   // 23: errand.v1.EnqueueResult.state:type_name -> errand.v1.JobState
@@ -5436,113 +5698,118 @@ var file_errand_v1_errand_proto_depIdxs = []int32{
 	5,   // 28: errand.v1.ListJobsResponse.jobs:type_name -> errand.v1.Job
 	20,  // 29: errand.v1.WatchJobsResponse.event:type_name -> errand.v1.JobEvent
 	0,   // 30: errand.v1.JobEvent.state:type_name -> errand.v1.JobState
-	72,  // 31: errand.v1.JobEvent.at:type_name -> google.protobuf.Timestamp
-	73,  // 32: errand.v1.WaitJobsRequest.timeout:type_name -> google.protobuf.Duration
+	74,  // 31: errand.v1.JobEvent.at:type_name -> google.protobuf.Timestamp
+	75,  // 32: errand.v1.WaitJobsRequest.timeout:type_name -> google.protobuf.Duration
 	5,   // 33: errand.v1.WaitJobsResponse.jobs:type_name -> errand.v1.Job
 	5,   // 34: errand.v1.JobResult.job:type_name -> errand.v1.Job
 	7,   // 35: errand.v1.JobResult.problem:type_name -> errand.v1.Problem
 	23,  // 36: errand.v1.CancelJobsResponse.results:type_name -> errand.v1.JobResult
 	23,  // 37: errand.v1.DeleteJobsResponse.results:type_name -> errand.v1.JobResult
-	73,  // 38: errand.v1.DeadFilter.older_than:type_name -> google.protobuf.Duration
+	75,  // 38: errand.v1.DeadFilter.older_than:type_name -> google.protobuf.Duration
 	28,  // 39: errand.v1.RedriveJobsRequest.filter:type_name -> errand.v1.DeadFilter
 	23,  // 40: errand.v1.RedriveJobsResponse.problems:type_name -> errand.v1.JobResult
 	28,  // 41: errand.v1.PurgeDeadRequest.filter:type_name -> errand.v1.DeadFilter
 	28,  // 42: errand.v1.CountDeadRequest.filter:type_name -> errand.v1.DeadFilter
-	73,  // 43: errand.v1.OpenSessionResponse.ttl:type_name -> google.protobuf.Duration
-	73,  // 44: errand.v1.OpenSessionResponse.renew_every:type_name -> google.protobuf.Duration
-	73,  // 45: errand.v1.LeaseRequest.wait:type_name -> google.protobuf.Duration
+	75,  // 43: errand.v1.OpenSessionResponse.ttl:type_name -> google.protobuf.Duration
+	75,  // 44: errand.v1.OpenSessionResponse.renew_every:type_name -> google.protobuf.Duration
+	75,  // 45: errand.v1.LeaseRequest.wait:type_name -> google.protobuf.Duration
 	5,   // 46: errand.v1.LeaseResponse.jobs:type_name -> errand.v1.Job
 	37,  // 47: errand.v1.ExtendRequest.held:type_name -> errand.v1.Held
 	41,  // 48: errand.v1.ExtendRequest.progress:type_name -> errand.v1.Progress
-	73,  // 49: errand.v1.ExtendRequest.wait:type_name -> google.protobuf.Duration
+	75,  // 49: errand.v1.ExtendRequest.wait:type_name -> google.protobuf.Duration
 	37,  // 50: errand.v1.ExtendResponse.cancelled:type_name -> errand.v1.Held
 	37,  // 51: errand.v1.ExtendResponse.lost:type_name -> errand.v1.Held
 	44,  // 52: errand.v1.SettleRequest.items:type_name -> errand.v1.Settlement
 	4,   // 53: errand.v1.Settlement.outcome:type_name -> errand.v1.Outcome
-	73,  // 54: errand.v1.Settlement.delay:type_name -> google.protobuf.Duration
+	75,  // 54: errand.v1.Settlement.delay:type_name -> google.protobuf.Duration
 	46,  // 55: errand.v1.SettleResponse.results:type_name -> errand.v1.SettleResult
 	0,   // 56: errand.v1.SettleResult.state:type_name -> errand.v1.JobState
 	7,   // 57: errand.v1.SettleResult.problem:type_name -> errand.v1.Problem
 	51,  // 58: errand.v1.ListQueuesResponse.queues:type_name -> errand.v1.Queue
-	73,  // 59: errand.v1.Queue.oldest_ready:type_name -> google.protobuf.Duration
+	75,  // 59: errand.v1.Queue.oldest_ready:type_name -> google.protobuf.Duration
 	52,  // 60: errand.v1.Queue.kinds:type_name -> errand.v1.QueueKind
 	61,  // 61: errand.v1.ListSessionsResponse.sessions:type_name -> errand.v1.Session
-	72,  // 62: errand.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
-	72,  // 63: errand.v1.Session.renewed_at:type_name -> google.protobuf.Timestamp
-	73,  // 64: errand.v1.GetInsightsRequest.since:type_name -> google.protobuf.Duration
-	73,  // 65: errand.v1.GetInsightsRequest.target_wait:type_name -> google.protobuf.Duration
-	72,  // 66: errand.v1.GetInsightsResponse.from:type_name -> google.protobuf.Timestamp
-	72,  // 67: errand.v1.GetInsightsResponse.until:type_name -> google.protobuf.Timestamp
-	73,  // 68: errand.v1.GetInsightsResponse.target_wait:type_name -> google.protobuf.Duration
-	66,  // 69: errand.v1.GetInsightsResponse.kinds:type_name -> errand.v1.KindInsight
-	67,  // 70: errand.v1.GetInsightsResponse.queues:type_name -> errand.v1.QueueInsight
-	68,  // 71: errand.v1.GetInsightsResponse.hours:type_name -> errand.v1.HourInsight
-	69,  // 72: errand.v1.GetInsightsResponse.failures:type_name -> errand.v1.FailureInsight
-	73,  // 73: errand.v1.TimesInsight.mean:type_name -> google.protobuf.Duration
-	73,  // 74: errand.v1.TimesInsight.p50:type_name -> google.protobuf.Duration
-	73,  // 75: errand.v1.TimesInsight.p95:type_name -> google.protobuf.Duration
-	73,  // 76: errand.v1.TimesInsight.p99:type_name -> google.protobuf.Duration
-	65,  // 77: errand.v1.KindInsight.counts:type_name -> errand.v1.CountsInsight
-	64,  // 78: errand.v1.KindInsight.wait:type_name -> errand.v1.TimesInsight
-	64,  // 79: errand.v1.KindInsight.run:type_name -> errand.v1.TimesInsight
-	72,  // 80: errand.v1.QueueInsight.peak:type_name -> google.protobuf.Timestamp
-	73,  // 81: errand.v1.QueueInsight.mean_run:type_name -> google.protobuf.Duration
-	64,  // 82: errand.v1.QueueInsight.wait:type_name -> errand.v1.TimesInsight
-	72,  // 83: errand.v1.HourInsight.start:type_name -> google.protobuf.Timestamp
-	65,  // 84: errand.v1.HourInsight.counts:type_name -> errand.v1.CountsInsight
-	72,  // 85: errand.v1.FailureInsight.first_seen:type_name -> google.protobuf.Timestamp
-	72,  // 86: errand.v1.FailureInsight.last_seen:type_name -> google.protobuf.Timestamp
-	8,   // 87: errand.v1.QueueService.Enqueue:input_type -> errand.v1.EnqueueRequest
-	12,  // 88: errand.v1.QueueService.Wake:input_type -> errand.v1.WakeRequest
-	14,  // 89: errand.v1.QueueService.GetJobs:input_type -> errand.v1.GetJobsRequest
-	16,  // 90: errand.v1.QueueService.ListJobs:input_type -> errand.v1.ListJobsRequest
-	21,  // 91: errand.v1.QueueService.WaitJobs:input_type -> errand.v1.WaitJobsRequest
-	24,  // 92: errand.v1.QueueService.CancelJobs:input_type -> errand.v1.CancelJobsRequest
-	26,  // 93: errand.v1.QueueService.DeleteJobs:input_type -> errand.v1.DeleteJobsRequest
-	29,  // 94: errand.v1.QueueService.RedriveJobs:input_type -> errand.v1.RedriveJobsRequest
-	31,  // 95: errand.v1.QueueService.PurgeDead:input_type -> errand.v1.PurgeDeadRequest
-	33,  // 96: errand.v1.QueueService.CountDead:input_type -> errand.v1.CountDeadRequest
-	35,  // 97: errand.v1.QueueService.OpenSession:input_type -> errand.v1.OpenSessionRequest
-	38,  // 98: errand.v1.QueueService.Lease:input_type -> errand.v1.LeaseRequest
-	40,  // 99: errand.v1.QueueService.Extend:input_type -> errand.v1.ExtendRequest
-	43,  // 100: errand.v1.QueueService.Settle:input_type -> errand.v1.SettleRequest
-	47,  // 101: errand.v1.QueueService.CloseSession:input_type -> errand.v1.CloseSessionRequest
-	49,  // 102: errand.v1.QueueService.ListQueues:input_type -> errand.v1.ListQueuesRequest
-	53,  // 103: errand.v1.QueueService.PauseQueue:input_type -> errand.v1.PauseQueueRequest
-	55,  // 104: errand.v1.QueueService.ResumeQueue:input_type -> errand.v1.ResumeQueueRequest
-	57,  // 105: errand.v1.QueueService.RouteQueue:input_type -> errand.v1.RouteQueueRequest
-	59,  // 106: errand.v1.QueueService.ListSessions:input_type -> errand.v1.ListSessionsRequest
-	62,  // 107: errand.v1.QueueService.GetInsights:input_type -> errand.v1.GetInsightsRequest
-	70,  // 108: errand.v1.QueueService.GetServerInfo:input_type -> errand.v1.GetServerInfoRequest
-	18,  // 109: errand.v1.WatchService.WatchJobs:input_type -> errand.v1.WatchJobsRequest
-	10,  // 110: errand.v1.QueueService.Enqueue:output_type -> errand.v1.EnqueueResponse
-	13,  // 111: errand.v1.QueueService.Wake:output_type -> errand.v1.WakeResponse
-	15,  // 112: errand.v1.QueueService.GetJobs:output_type -> errand.v1.GetJobsResponse
-	17,  // 113: errand.v1.QueueService.ListJobs:output_type -> errand.v1.ListJobsResponse
-	22,  // 114: errand.v1.QueueService.WaitJobs:output_type -> errand.v1.WaitJobsResponse
-	25,  // 115: errand.v1.QueueService.CancelJobs:output_type -> errand.v1.CancelJobsResponse
-	27,  // 116: errand.v1.QueueService.DeleteJobs:output_type -> errand.v1.DeleteJobsResponse
-	30,  // 117: errand.v1.QueueService.RedriveJobs:output_type -> errand.v1.RedriveJobsResponse
-	32,  // 118: errand.v1.QueueService.PurgeDead:output_type -> errand.v1.PurgeDeadResponse
-	34,  // 119: errand.v1.QueueService.CountDead:output_type -> errand.v1.CountDeadResponse
-	36,  // 120: errand.v1.QueueService.OpenSession:output_type -> errand.v1.OpenSessionResponse
-	39,  // 121: errand.v1.QueueService.Lease:output_type -> errand.v1.LeaseResponse
-	42,  // 122: errand.v1.QueueService.Extend:output_type -> errand.v1.ExtendResponse
-	45,  // 123: errand.v1.QueueService.Settle:output_type -> errand.v1.SettleResponse
-	48,  // 124: errand.v1.QueueService.CloseSession:output_type -> errand.v1.CloseSessionResponse
-	50,  // 125: errand.v1.QueueService.ListQueues:output_type -> errand.v1.ListQueuesResponse
-	54,  // 126: errand.v1.QueueService.PauseQueue:output_type -> errand.v1.PauseQueueResponse
-	56,  // 127: errand.v1.QueueService.ResumeQueue:output_type -> errand.v1.ResumeQueueResponse
-	58,  // 128: errand.v1.QueueService.RouteQueue:output_type -> errand.v1.RouteQueueResponse
-	60,  // 129: errand.v1.QueueService.ListSessions:output_type -> errand.v1.ListSessionsResponse
-	63,  // 130: errand.v1.QueueService.GetInsights:output_type -> errand.v1.GetInsightsResponse
-	71,  // 131: errand.v1.QueueService.GetServerInfo:output_type -> errand.v1.GetServerInfoResponse
-	19,  // 132: errand.v1.WatchService.WatchJobs:output_type -> errand.v1.WatchJobsResponse
-	110, // [110:133] is the sub-list for method output_type
-	87,  // [87:110] is the sub-list for method input_type
-	87,  // [87:87] is the sub-list for extension type_name
-	87,  // [87:87] is the sub-list for extension extendee
-	0,   // [0:87] is the sub-list for field type_name
+	74,  // 62: errand.v1.Session.opened_at:type_name -> google.protobuf.Timestamp
+	74,  // 63: errand.v1.Session.renewed_at:type_name -> google.protobuf.Timestamp
+	75,  // 64: errand.v1.GetScalingRequest.target_wait:type_name -> google.protobuf.Duration
+	75,  // 65: errand.v1.GetScalingResponse.oldest_ready:type_name -> google.protobuf.Duration
+	75,  // 66: errand.v1.GetScalingResponse.rate_window:type_name -> google.protobuf.Duration
+	75,  // 67: errand.v1.GetInsightsRequest.since:type_name -> google.protobuf.Duration
+	75,  // 68: errand.v1.GetInsightsRequest.target_wait:type_name -> google.protobuf.Duration
+	74,  // 69: errand.v1.GetInsightsResponse.from:type_name -> google.protobuf.Timestamp
+	74,  // 70: errand.v1.GetInsightsResponse.until:type_name -> google.protobuf.Timestamp
+	75,  // 71: errand.v1.GetInsightsResponse.target_wait:type_name -> google.protobuf.Duration
+	68,  // 72: errand.v1.GetInsightsResponse.kinds:type_name -> errand.v1.KindInsight
+	69,  // 73: errand.v1.GetInsightsResponse.queues:type_name -> errand.v1.QueueInsight
+	70,  // 74: errand.v1.GetInsightsResponse.hours:type_name -> errand.v1.HourInsight
+	71,  // 75: errand.v1.GetInsightsResponse.failures:type_name -> errand.v1.FailureInsight
+	75,  // 76: errand.v1.TimesInsight.mean:type_name -> google.protobuf.Duration
+	75,  // 77: errand.v1.TimesInsight.p50:type_name -> google.protobuf.Duration
+	75,  // 78: errand.v1.TimesInsight.p95:type_name -> google.protobuf.Duration
+	75,  // 79: errand.v1.TimesInsight.p99:type_name -> google.protobuf.Duration
+	67,  // 80: errand.v1.KindInsight.counts:type_name -> errand.v1.CountsInsight
+	66,  // 81: errand.v1.KindInsight.wait:type_name -> errand.v1.TimesInsight
+	66,  // 82: errand.v1.KindInsight.run:type_name -> errand.v1.TimesInsight
+	74,  // 83: errand.v1.QueueInsight.peak:type_name -> google.protobuf.Timestamp
+	75,  // 84: errand.v1.QueueInsight.mean_run:type_name -> google.protobuf.Duration
+	66,  // 85: errand.v1.QueueInsight.wait:type_name -> errand.v1.TimesInsight
+	74,  // 86: errand.v1.HourInsight.start:type_name -> google.protobuf.Timestamp
+	67,  // 87: errand.v1.HourInsight.counts:type_name -> errand.v1.CountsInsight
+	74,  // 88: errand.v1.FailureInsight.first_seen:type_name -> google.protobuf.Timestamp
+	74,  // 89: errand.v1.FailureInsight.last_seen:type_name -> google.protobuf.Timestamp
+	8,   // 90: errand.v1.QueueService.Enqueue:input_type -> errand.v1.EnqueueRequest
+	12,  // 91: errand.v1.QueueService.Wake:input_type -> errand.v1.WakeRequest
+	14,  // 92: errand.v1.QueueService.GetJobs:input_type -> errand.v1.GetJobsRequest
+	16,  // 93: errand.v1.QueueService.ListJobs:input_type -> errand.v1.ListJobsRequest
+	21,  // 94: errand.v1.QueueService.WaitJobs:input_type -> errand.v1.WaitJobsRequest
+	24,  // 95: errand.v1.QueueService.CancelJobs:input_type -> errand.v1.CancelJobsRequest
+	26,  // 96: errand.v1.QueueService.DeleteJobs:input_type -> errand.v1.DeleteJobsRequest
+	29,  // 97: errand.v1.QueueService.RedriveJobs:input_type -> errand.v1.RedriveJobsRequest
+	31,  // 98: errand.v1.QueueService.PurgeDead:input_type -> errand.v1.PurgeDeadRequest
+	33,  // 99: errand.v1.QueueService.CountDead:input_type -> errand.v1.CountDeadRequest
+	35,  // 100: errand.v1.QueueService.OpenSession:input_type -> errand.v1.OpenSessionRequest
+	38,  // 101: errand.v1.QueueService.Lease:input_type -> errand.v1.LeaseRequest
+	40,  // 102: errand.v1.QueueService.Extend:input_type -> errand.v1.ExtendRequest
+	43,  // 103: errand.v1.QueueService.Settle:input_type -> errand.v1.SettleRequest
+	47,  // 104: errand.v1.QueueService.CloseSession:input_type -> errand.v1.CloseSessionRequest
+	49,  // 105: errand.v1.QueueService.ListQueues:input_type -> errand.v1.ListQueuesRequest
+	53,  // 106: errand.v1.QueueService.PauseQueue:input_type -> errand.v1.PauseQueueRequest
+	55,  // 107: errand.v1.QueueService.ResumeQueue:input_type -> errand.v1.ResumeQueueRequest
+	57,  // 108: errand.v1.QueueService.RouteQueue:input_type -> errand.v1.RouteQueueRequest
+	59,  // 109: errand.v1.QueueService.ListSessions:input_type -> errand.v1.ListSessionsRequest
+	64,  // 110: errand.v1.QueueService.GetInsights:input_type -> errand.v1.GetInsightsRequest
+	62,  // 111: errand.v1.QueueService.GetScaling:input_type -> errand.v1.GetScalingRequest
+	72,  // 112: errand.v1.QueueService.GetServerInfo:input_type -> errand.v1.GetServerInfoRequest
+	18,  // 113: errand.v1.WatchService.WatchJobs:input_type -> errand.v1.WatchJobsRequest
+	10,  // 114: errand.v1.QueueService.Enqueue:output_type -> errand.v1.EnqueueResponse
+	13,  // 115: errand.v1.QueueService.Wake:output_type -> errand.v1.WakeResponse
+	15,  // 116: errand.v1.QueueService.GetJobs:output_type -> errand.v1.GetJobsResponse
+	17,  // 117: errand.v1.QueueService.ListJobs:output_type -> errand.v1.ListJobsResponse
+	22,  // 118: errand.v1.QueueService.WaitJobs:output_type -> errand.v1.WaitJobsResponse
+	25,  // 119: errand.v1.QueueService.CancelJobs:output_type -> errand.v1.CancelJobsResponse
+	27,  // 120: errand.v1.QueueService.DeleteJobs:output_type -> errand.v1.DeleteJobsResponse
+	30,  // 121: errand.v1.QueueService.RedriveJobs:output_type -> errand.v1.RedriveJobsResponse
+	32,  // 122: errand.v1.QueueService.PurgeDead:output_type -> errand.v1.PurgeDeadResponse
+	34,  // 123: errand.v1.QueueService.CountDead:output_type -> errand.v1.CountDeadResponse
+	36,  // 124: errand.v1.QueueService.OpenSession:output_type -> errand.v1.OpenSessionResponse
+	39,  // 125: errand.v1.QueueService.Lease:output_type -> errand.v1.LeaseResponse
+	42,  // 126: errand.v1.QueueService.Extend:output_type -> errand.v1.ExtendResponse
+	45,  // 127: errand.v1.QueueService.Settle:output_type -> errand.v1.SettleResponse
+	48,  // 128: errand.v1.QueueService.CloseSession:output_type -> errand.v1.CloseSessionResponse
+	50,  // 129: errand.v1.QueueService.ListQueues:output_type -> errand.v1.ListQueuesResponse
+	54,  // 130: errand.v1.QueueService.PauseQueue:output_type -> errand.v1.PauseQueueResponse
+	56,  // 131: errand.v1.QueueService.ResumeQueue:output_type -> errand.v1.ResumeQueueResponse
+	58,  // 132: errand.v1.QueueService.RouteQueue:output_type -> errand.v1.RouteQueueResponse
+	60,  // 133: errand.v1.QueueService.ListSessions:output_type -> errand.v1.ListSessionsResponse
+	65,  // 134: errand.v1.QueueService.GetInsights:output_type -> errand.v1.GetInsightsResponse
+	63,  // 135: errand.v1.QueueService.GetScaling:output_type -> errand.v1.GetScalingResponse
+	73,  // 136: errand.v1.QueueService.GetServerInfo:output_type -> errand.v1.GetServerInfoResponse
+	19,  // 137: errand.v1.WatchService.WatchJobs:output_type -> errand.v1.WatchJobsResponse
+	114, // [114:138] is the sub-list for method output_type
+	90,  // [90:114] is the sub-list for method input_type
+	90,  // [90:90] is the sub-list for extension type_name
+	90,  // [90:90] is the sub-list for extension extendee
+	0,   // [0:90] is the sub-list for field type_name
 }
 
 func init() { file_errand_v1_errand_proto_init() }
@@ -5551,13 +5818,14 @@ func file_errand_v1_errand_proto_init() {
 		return
 	}
 	file_errand_v1_errand_proto_msgTypes[4].OneofWrappers = []any{}
+	file_errand_v1_errand_proto_msgTypes[58].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_errand_v1_errand_proto_rawDesc), len(file_errand_v1_errand_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   67,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -86,6 +86,8 @@ const (
 	// QueueServiceGetInsightsProcedure is the fully-qualified name of the QueueService's GetInsights
 	// RPC.
 	QueueServiceGetInsightsProcedure = "/errand.v1.QueueService/GetInsights"
+	// QueueServiceGetScalingProcedure is the fully-qualified name of the QueueService's GetScaling RPC.
+	QueueServiceGetScalingProcedure = "/errand.v1.QueueService/GetScaling"
 	// QueueServiceGetServerInfoProcedure is the fully-qualified name of the QueueService's
 	// GetServerInfo RPC.
 	QueueServiceGetServerInfoProcedure = "/errand.v1.QueueService/GetServerInfo"
@@ -130,6 +132,8 @@ type QueueServiceClient interface {
 	ListSessions(context.Context, *v1.ListSessionsRequest) (*v1.ListSessionsResponse, error)
 	// GetInsights tells what became of jobs lately, from sums that are kept by the hour.
 	GetInsights(context.Context, *v1.GetInsightsRequest) (*v1.GetInsightsResponse, error)
+	// GetScaling says how many workers a queue needs. GET /v1/scaling answers the same.
+	GetScaling(context.Context, *v1.GetScalingRequest) (*v1.GetScalingResponse, error)
 	GetServerInfo(context.Context, *v1.GetServerInfoRequest) (*v1.GetServerInfoResponse, error)
 }
 
@@ -270,6 +274,12 @@ func NewQueueServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(queueServiceMethods.ByName("GetInsights")),
 			connect.WithClientOptions(opts...),
 		),
+		getScaling: connect.NewClient[v1.GetScalingRequest, v1.GetScalingResponse](
+			httpClient,
+			baseURL+QueueServiceGetScalingProcedure,
+			connect.WithSchema(queueServiceMethods.ByName("GetScaling")),
+			connect.WithClientOptions(opts...),
+		),
 		getServerInfo: connect.NewClient[v1.GetServerInfoRequest, v1.GetServerInfoResponse](
 			httpClient,
 			baseURL+QueueServiceGetServerInfoProcedure,
@@ -302,6 +312,7 @@ type queueServiceClient struct {
 	routeQueue    *connect.Client[v1.RouteQueueRequest, v1.RouteQueueResponse]
 	listSessions  *connect.Client[v1.ListSessionsRequest, v1.ListSessionsResponse]
 	getInsights   *connect.Client[v1.GetInsightsRequest, v1.GetInsightsResponse]
+	getScaling    *connect.Client[v1.GetScalingRequest, v1.GetScalingResponse]
 	getServerInfo *connect.Client[v1.GetServerInfoRequest, v1.GetServerInfoResponse]
 }
 
@@ -494,6 +505,15 @@ func (c *queueServiceClient) GetInsights(ctx context.Context, req *v1.GetInsight
 	return nil, err
 }
 
+// GetScaling calls errand.v1.QueueService.GetScaling.
+func (c *queueServiceClient) GetScaling(ctx context.Context, req *v1.GetScalingRequest) (*v1.GetScalingResponse, error) {
+	response, err := c.getScaling.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // GetServerInfo calls errand.v1.QueueService.GetServerInfo.
 func (c *queueServiceClient) GetServerInfo(ctx context.Context, req *v1.GetServerInfoRequest) (*v1.GetServerInfoResponse, error) {
 	response, err := c.getServerInfo.CallUnary(ctx, connect.NewRequest(req))
@@ -540,6 +560,8 @@ type QueueServiceHandler interface {
 	ListSessions(context.Context, *v1.ListSessionsRequest) (*v1.ListSessionsResponse, error)
 	// GetInsights tells what became of jobs lately, from sums that are kept by the hour.
 	GetInsights(context.Context, *v1.GetInsightsRequest) (*v1.GetInsightsResponse, error)
+	// GetScaling says how many workers a queue needs. GET /v1/scaling answers the same.
+	GetScaling(context.Context, *v1.GetScalingRequest) (*v1.GetScalingResponse, error)
 	GetServerInfo(context.Context, *v1.GetServerInfoRequest) (*v1.GetServerInfoResponse, error)
 }
 
@@ -676,6 +698,12 @@ func NewQueueServiceHandler(svc QueueServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(queueServiceMethods.ByName("GetInsights")),
 		connect.WithHandlerOptions(opts...),
 	)
+	queueServiceGetScalingHandler := connect.NewUnaryHandlerSimple(
+		QueueServiceGetScalingProcedure,
+		svc.GetScaling,
+		connect.WithSchema(queueServiceMethods.ByName("GetScaling")),
+		connect.WithHandlerOptions(opts...),
+	)
 	queueServiceGetServerInfoHandler := connect.NewUnaryHandlerSimple(
 		QueueServiceGetServerInfoProcedure,
 		svc.GetServerInfo,
@@ -726,6 +754,8 @@ func NewQueueServiceHandler(svc QueueServiceHandler, opts ...connect.HandlerOpti
 			queueServiceListSessionsHandler.ServeHTTP(w, r)
 		case QueueServiceGetInsightsProcedure:
 			queueServiceGetInsightsHandler.ServeHTTP(w, r)
+		case QueueServiceGetScalingProcedure:
+			queueServiceGetScalingHandler.ServeHTTP(w, r)
 		case QueueServiceGetServerInfoProcedure:
 			queueServiceGetServerInfoHandler.ServeHTTP(w, r)
 		default:
@@ -819,6 +849,10 @@ func (UnimplementedQueueServiceHandler) ListSessions(context.Context, *v1.ListSe
 
 func (UnimplementedQueueServiceHandler) GetInsights(context.Context, *v1.GetInsightsRequest) (*v1.GetInsightsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("errand.v1.QueueService.GetInsights is not implemented"))
+}
+
+func (UnimplementedQueueServiceHandler) GetScaling(context.Context, *v1.GetScalingRequest) (*v1.GetScalingResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("errand.v1.QueueService.GetScaling is not implemented"))
 }
 
 func (UnimplementedQueueServiceHandler) GetServerInfo(context.Context, *v1.GetServerInfoRequest) (*v1.GetServerInfoResponse, error) {
