@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
+	"github.com/errandhq/errand/ledger/coldsql"
 )
 
 // claimSQL takes up to $12 jobs of one queue, as job.Rules.Step does for Lease:
@@ -50,7 +52,21 @@ var claimSQL = fmt.Sprintf(`WITH %[6]s
 	UPDATE errand.job j SET %[4]s, session = $8, call = nullif($9::bigint, 0), leased_at = $7
 		WHERE j.ctid = ANY (ARRAY (SELECT place FROM fits))
 		RETURNING (SELECT count(*) FROM seen), (SELECT count(*) FROM locked) > (SELECT count(*) FROM fits), %[5]s`,
-	seenSQL(payloadSize), payloadSize, laneRows, leaseSet, columns("j."), wantSQL, ledger.SessionLive)
+	seenSQL(payloadSize), payloadSize, laneRows, leaseSet, claimedColumns(), wantSQL, ledger.SessionLive)
+
+// claimedColumns are those of a job, but for what the claim knows: see scan.
+func claimedColumns() string {
+	list := slices.Clone(coldsql.Columns)
+	for i, c := range list {
+		switch c {
+		case "queue", "state", "leased_at", "session", "call":
+			list[i] = "NULL"
+		default:
+			list[i] = "j." + c
+		}
+	}
+	return strings.Join(list, ", ")
+}
 
 // payloadSize is what a job weighs in an answer.
 const payloadSize = "coalesce(octet_length(j.payload), 0) AS size"
@@ -354,10 +370,10 @@ func (l *Ledger) claimStep(now time.Time, w *request, lanes []laneKey) step {
 	w.seen = 0
 	args := append(read.args(min(w.limit, w.Max*claimRounds), now), uuidArg(w.Session), w.Call,
 		w.bytes, len(w.jobs) == 0, w.Max-len(w.jobs), w.past)
-	return step{sql: claimSQL, args: args, scan: w.scan}
+	return step{sql: claimSQL, args: args, scan: func(rows pgx.Rows) error { return w.scan(rows, now) }}
 }
 
-func (w *request) scan(rows pgx.Rows) error {
+func (w *request) scan(rows pgx.Rows, now time.Time) error {
 	r := rowReader{vals: rows.RawValues()}
 	if w.seen, w.full = int(r.int8()), r.bool(); r.err != nil {
 		return r.err
@@ -366,18 +382,22 @@ func (w *request) scan(rows pgx.Rows) error {
 	if err != nil {
 		return err
 	}
+	j.Queue, j.State, j.Session, j.Call, j.LeasedAt = w.Queue, job.Running, w.Session, w.Call, coldsql.Time(now.UnixMicro())
 	w.bytes -= int64(len(j.Payload))
 	w.jobs = append(w.jobs, j)
 	return nil
 }
 
 func (w *request) sort() {
-	slices.SortFunc(w.jobs, func(a, b job.Job) int {
+	order := func(a, b job.Job) int {
 		if w.places != nil {
 			return cmp.Compare(w.places[lease{a.ID, a.Token - 1}], w.places[lease{b.ID, b.Token - 1}])
 		}
 		return cmp.Or(cmp.Compare(a.Lane, b.Lane), cmp.Compare(a.Seq, b.Seq))
-	})
+	}
+	if !slices.IsSortedFunc(w.jobs, order) { // it mostly is, and jobs are large to move
+		slices.SortFunc(w.jobs, order)
+	}
 }
 
 // claimedSteps counts the jobs taken and frees the keys that end with a lease.
