@@ -220,11 +220,10 @@ func (w *request) search(l *Ledger, kinds []string) {
 // pipeline, and again those that found the first jobs in others' hands.
 func (t *tx) claimAll(ctx context.Context, now time.Time, work []*request) (claimSeed, error) {
 	seed := newClaimSeed()
-	var first []*request
-	for _, w := range work {
-		if len(w.lanes) > 0 {
-			first = append(first, w)
-		}
+	// Those behind a request that cannot go first might take what is its.
+	first := work
+	if i := slices.IndexFunc(work, func(w *request) bool { return len(w.lanes) == 0 && !w.SuspectsOnly }); i >= 0 {
+		first = work[:i]
 	}
 	if slices.ContainsFunc(work, func(w *request) bool { return len(w.Refs) == 0 }) {
 		// One at a time: claims of a process that look at the same moment would all

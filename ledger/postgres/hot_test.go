@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
 )
 
 // A process hears the wakes of others, not its own.
@@ -129,5 +130,21 @@ func TestMergedClaimBehindLockedJobs(t *testing.T) {
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A request that must look for its kinds first still comes before those behind it.
+func TestRequestsKeepTheirOrder(t *testing.T) {
+	l := open(t)
+	s := session(t, l)
+	for _, kinds := range [][]string{nil, {"k"}} {
+		insert(t, l, batch(1, "q", "k"))
+		out, err := l.Claim(t.Context(), now(), []ledger.Claim{
+			{Session: s, Call: 1, Queue: "q", Kinds: kinds, Max: 1, MaxBytes: 4 << 20},
+			{Session: s, Call: 2, Queue: "q", Kinds: []string{"k"}, Max: 1, MaxBytes: 4 << 20},
+		})
+		if err != nil || len(out[0].Jobs) != 1 || len(out[1].Jobs) != 0 {
+			t.Errorf("kinds %q: %+v, %v", kinds, out, err)
+		}
 	}
 }
