@@ -34,6 +34,7 @@ type lease struct {
 	note   []byte // not sent yet
 	sent   []byte // on its way
 	noted  time.Time
+	ended  bool // its context has, before the handler returned
 }
 
 func (l *lease) setResult(b []byte) {
@@ -245,19 +246,38 @@ func (s *session) start(l *lease) {
 		return
 	}
 	s.r.w.stats.started.Add(1)
-	go s.perform(l, h)
+	s.mu.Lock()
+	s.started = append(s.started, l)
+	s.mu.Unlock()
+	go s.work()
+}
+
+// work performs the job that it was started for, and those behind it that no
+// other goroutine has come for: handlers that return at once are called by few
+// goroutines, whose stacks have grown already.
+func (s *session) work() {
+	for {
+		s.mu.Lock()
+		if len(s.started) == 0 {
+			s.mu.Unlock()
+			return
+		}
+		l := s.started[0]
+		s.started[0] = nil
+		s.started = s.started[1:]
+		s.mu.Unlock()
+		s.perform(l, s.r.handler(l.job.Kind))
+	}
 }
 
 // perform calls the handler and hands its outcome to the settler. A panic and
 // a runtime.Goexit are failed attempts.
 func (s *session) perform(l *lease, h Handler) {
-	ctx, cancel := l.ctx, context.CancelFunc(func() {})
+	ctx, stop := l.ctx, func() {}
 	if l.job.Timeout > 0 {
-		ctx, cancel = context.WithTimeoutCause(l.ctx, l.job.Timeout, ErrTimeout)
+		ctx, stop = l.limited()
 	}
 	ctx, attempt := s.r.c.telemetry.process(ctx, l.job)
-	done := make(chan struct{})
-	unwatch := context.AfterFunc(ctx, func() { s.watchOverrun(ctx, l, done) })
 	st := &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_FAIL, Error: "the handler ended its goroutine"}
 	began := time.Now()
 	s.r.observer.JobStarted(l.job)
@@ -266,9 +286,7 @@ func (s *session) perform(l *lease, h Handler) {
 			st = panicked(v, debug.Stack())
 			s.log.Error("errand: a handler panicked", "job", l.job.ID, "kind", l.job.Kind, "panic", v)
 		}
-		close(done)
-		unwatch()
-		cancel()
+		stop()
 		ran, outcome := time.Since(began), outcomeOf(st.GetOutcome())
 		attempt.end(ctx, outcome, st.GetError(), ran)
 		s.r.observer.JobEnded(l.job, outcome, ran)
@@ -278,14 +296,42 @@ func (s *session) perform(l *lease, h Handler) {
 	st = settlementOf(ctx, l.job.Timeout, l.getResult(), err)
 }
 
-// watchOverrun reports a handler that goes on long after the end of its context.
-func (s *session) watchOverrun(ctx context.Context, l *lease, done chan struct{}) {
-	t := time.NewTimer(overrunAge)
-	defer t.Stop()
-	select {
-	case <-done:
-	case <-t.C:
-		s.r.w.stats.overrun.Add(1)
-		s.log.Warn("errand: overrun: a handler goes on after the end of its context", "job", l.job.ID, "kind", l.job.Kind, "cause", context.Cause(ctx))
+// limited returns a context that ends with the job's timeout as well, and what
+// releases it.
+func (l *lease) limited() (context.Context, func()) {
+	ctx, cancel := context.WithTimeoutCause(l.ctx, l.job.Timeout, ErrTimeout)
+	unwatch := context.AfterFunc(ctx, func() { l.watchOverrun(context.Cause(ctx)) })
+	return ctx, func() {
+		unwatch()
+		cancel()
 	}
+}
+
+// end ends the handler's context, before the handler has returned.
+func (l *lease) end(cause error) {
+	l.cancel(cause)
+	l.watchOverrun(cause)
+}
+
+// watchOverrun reports a handler that goes on long after the end of its context.
+func (l *lease) watchOverrun(cause error) {
+	l.mu.Lock()
+	again := l.ended
+	l.ended = true
+	l.mu.Unlock()
+	if again {
+		return
+	}
+	time.AfterFunc(overrunAge, func() {
+		if s := l.s; !s.hasReturned(l) {
+			s.r.w.stats.overrun.Add(1)
+			s.log.Warn("errand: overrun: a handler goes on after the end of its context", "job", l.job.ID, "kind", l.job.Kind, "cause", cause)
+		}
+	})
+}
+
+func (s *session) hasReturned(l *lease) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return l.settlement != nil
 }

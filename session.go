@@ -34,6 +34,7 @@ type session struct {
 	call     int64
 	held     map[ID]*lease      // jobs whose settle has not been answered
 	pending  map[int64]struct{} // Lease calls without an answer
+	started  []*lease           // handlers to be called
 	returned []*lease           // handlers returned: to be settled
 	fenced   bool               // no renewal succeeded in time
 	lost     bool               // the server knows this session no more
@@ -148,7 +149,7 @@ func (s *session) cancelAll(cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.held {
-		l.cancel(cause)
+		l.end(cause)
 	}
 }
 
@@ -168,7 +169,7 @@ func (s *session) finish(graceOver context.Context) {
 	var left []ID
 	for id, l := range s.held {
 		left = append(left, id)
-		l.cancel(ErrShutdown)
+		l.end(ErrShutdown)
 	}
 	lost := s.lost
 	s.mu.Unlock()
@@ -370,6 +371,6 @@ func (s *session) cancelHeld(h *errandv1.Held, cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.held[wireID(h.GetId())]; l != nil && l.settlement == nil && l.job.Token == h.GetToken() {
-		l.cancel(cause)
+		l.end(cause)
 	}
 }

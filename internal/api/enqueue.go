@@ -73,8 +73,9 @@ func (s *Service) decodeItems(in []*errandv1.EnqueueItem) ([]engine.Item, error)
 	now := s.engine.Now()
 	items := make([]engine.Item, len(in))
 	for i, m := range in {
-		it, err := decodeItem(index("items", i), m, now)
+		it, err := decodeItem("items", m, now)
 		if err != nil {
+			_, err = decodeItem(index("items", i), m, now) // says which
 			return nil, err
 		}
 		items[i] = it

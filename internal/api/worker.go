@@ -227,7 +227,8 @@ func (s *Service) decodeSettlements(in []*errandv1.Settlement) ([]engine.Settlem
 	size := 0
 	for i, m := range in {
 		var err error
-		if out[i], err = decodeSettlement(index("items", i), m); err != nil {
+		if out[i], err = decodeSettlement("items", m); err != nil {
+			_, err = decodeSettlement(index("items", i), m) // says which
 			return nil, err
 		}
 		size += len(m.GetResult())

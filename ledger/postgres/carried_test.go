@@ -67,15 +67,14 @@ func TestHeadsMovesNoMark(t *testing.T) {
 // Requests by name share a statement, but for those whose answer hangs on one before.
 func TestRequestsByNameShareAStatement(t *testing.T) {
 	l := open(t)
-	seed := claimSeed{queueState: newQueueState()}
 	named := func(ids ...byte) *request {
 		c := &ledger.Claim{Queue: "q", Max: 5}
 		for _, id := range ids {
 			c.Refs = append(c.Refs, ledger.Ref{ID: job.ID{id}, Token: 1})
 		}
-		return newRequest(c, 0, seed)
+		return l.newRequest(c)
 	}
-	plain := func() *request { return newRequest(&ledger.Claim{Queue: "q", Kinds: []string{"k"}, Max: 5}, 0, seed) }
+	plain := func() *request { return l.newRequest(&ledger.Claim{Queue: "q", Kinds: []string{"k"}, Max: 5}) }
 	for _, c := range []struct {
 		what string
 		work []*request
@@ -103,11 +102,8 @@ func TestClaimByNameThatDoesNotCommit(t *testing.T) {
 	refs := heads(t, l, "q", 3, "k")
 	reqs := []ledger.Claim{{Session: s, Call: 1, Queue: "q", Max: 3, MaxBytes: 4 << 20, Refs: refs}}
 	err := l.inTx(t.Context(), "claim", func(tx *tx) error {
-		if _, err := tx.claimSeed(t.Context(), reqs); err != nil {
-			return err
-		}
-		work := []*request{newRequest(&reqs[0], 0, claimSeed{queueState: newQueueState()})}
-		if err := tx.claimAll(t.Context(), now(), claimSeed{}, work); err != nil {
+		work := []*request{l.newRequest(&reqs[0])}
+		if _, err := tx.claimAll(t.Context(), now(), work); err != nil {
 			return err
 		}
 		if len(work[0].jobs) != 3 {

@@ -7,42 +7,66 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
+	"github.com/errandhq/errand/ledger/coldsql"
 )
 
-// claimSQL takes up to $6 jobs of one queue, as job.Rules.Step does for Lease:
+// claimSQL takes up to $12 jobs of one queue, as job.Rules.Step does for Lease:
 //
-//	seen    the first jobs in the order: see seenSQL
-//	share   how many of them each lane has, up to the bytes that fit
-//	locked  so many of each lane, past those that another claim holds
+//	want    the lanes, if the session is live, the queue is not paused and, unless $13, has no suspects
+//	seen    the first jobs in the order, merged over the lanes ($5) of several kinds: see seenSQL
+//	share   how many of them each lane has, up to the bytes that fit; of lanes that are
+//	        not merged ($5 is empty) as many as are wanted
+//	locked  so many of each lane, past those that another claim holds, and not one more
+//	        than $6
 //	fits    those whose payloads fit together, $12 at most: a later round looks
 //	        further than it takes
 //
 // The first columns of each row are how many were seen, and whether some were locked
-// that did not fit; without a job the rest is NULL.
-var claimSQL = fmt.Sprintf(`WITH %[1]s,
+// that did not fit.
+var claimSQL = fmt.Sprintf(`WITH %[6]s
+		WHERE EXISTS (SELECT FROM errand.session s WHERE s.id = $8 AND s.state = %[7]d)
+			AND NOT EXISTS (SELECT FROM errand.queue q WHERE q.name = $1 AND q.paused)
+			AND ($13 OR NOT EXISTS (SELECT FROM errand.job j WHERE j.queue = $1 AND j.state = 2 AND j.lane = -2))),
+	%[1]s,
 	share AS MATERIALIZED (
 		SELECT i, count(*) AS n FROM
 			(SELECT i, sum(size) OVER (ROWS UNBOUNDED PRECEDING) - size AS before FROM seen) s
-		WHERE before < $10 GROUP BY i),
+		WHERE before < $10 GROUP BY i
+		UNION ALL SELECT i, $6 FROM want WHERE cardinality($5::smallint[]) = 0),
 	locked AS MATERIALIZED (
 		SELECT r.* FROM share s JOIN want w ON w.i = s.i CROSS JOIN LATERAL (
 			SELECT j.ctid AS place, j.lane, j.seq, %[2]s %[3]s
-			ORDER BY j.seq LIMIT s.n FOR UPDATE SKIP LOCKED) r),
+			ORDER BY j.seq LIMIT s.n FOR UPDATE SKIP LOCKED) r
+		LIMIT $6),
 	fits AS MATERIALIZED (
 		SELECT place FROM (SELECT place, sum(size) OVER w AS total, row_number() OVER w AS nth
 			FROM locked WINDOW w AS (ORDER BY lane, seq)) l
-		WHERE nth <= $12 AND (total <= $10 OR (nth = 1 AND $11))),
-	taken AS (
-		UPDATE errand.job j SET %[4]s, session = $8, call = nullif($9::bigint, 0), leased_at = $7
-		WHERE j.ctid = ANY (ARRAY (SELECT place FROM fits)) RETURNING %[5]s)
-	SELECT (SELECT count(*) FROM seen), (SELECT count(*) FROM locked) > (SELECT count(*) FROM fits), taken.* FROM (SELECT 1) AS one LEFT JOIN taken ON true`,
-	seenSQL(payloadSize), payloadSize, laneRows, leaseSet, columns("j."))
+		WHERE nth <= $12 AND (total <= $10 OR (nth = 1 AND $11)))
+	UPDATE errand.job j SET %[4]s, session = $8, call = nullif($9::bigint, 0), leased_at = $7
+		WHERE j.ctid = ANY (ARRAY (SELECT place FROM fits))
+		RETURNING (SELECT count(*) FROM seen), (SELECT count(*) FROM locked) > (SELECT count(*) FROM fits), %[5]s`,
+	seenSQL(payloadSize), payloadSize, laneRows, leaseSet, claimedColumns(), wantSQL, ledger.SessionLive)
+
+// claimedColumns are those of a job, but for what the claim knows: see scan.
+func claimedColumns() string {
+	list := slices.Clone(coldsql.Columns)
+	for i, c := range list {
+		switch c {
+		case "queue", "state", "leased_at", "session", "call":
+			list[i] = "NULL"
+		default:
+			list[i] = "j." + c
+		}
+	}
+	return strings.Join(list, ", ")
+}
 
 // payloadSize is what a job weighs in an answer.
 const payloadSize = "coalesce(octet_length(j.payload), 0) AS size"
@@ -61,11 +85,16 @@ type claimSeed struct {
 	suspects map[string]bool // queues that have some
 }
 
+func newClaimSeed() claimSeed {
+	return claimSeed{queueState: newQueueState(), live: map[job.ID]bool{}, suspects: map[string]bool{}}
+}
+
 // request is a claim under way.
 type request struct {
 	*ledger.Claim
-	index int // in the call
 	kinds []string
+	merge bool      // the statement looks before it locks: see claimStep
+	past  bool      // the turn of suspects is over
 	lanes []laneKey // but for that of suspects
 	gens  map[laneKey]int64
 	lows  map[laneKey]int64 // where the claim began
@@ -110,42 +139,38 @@ func headsOf(reqs []ledger.Claim) []ledger.Head {
 
 // claim is one try.
 func (t *tx) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) (answers []ledger.Claimed, err error) {
-	seed, err := t.claimSeed(ctx, reqs)
-	if err != nil {
-		return nil, err
-	}
-	answers = make([]ledger.Claimed, len(reqs))
-	var work []*request
+	work := make([]*request, len(reqs))
 	for i := range reqs {
-		switch r := &reqs[i]; {
-		case !seed.live[r.Session]:
-			answers[i].Err = job.ErrSessionLost
-		case !seed.paused[r.Queue] && r.Max > 0:
-			work = append(work, newRequest(r, i, seed))
-		}
+		work[i] = t.l.newRequest(&reqs[i])
 	}
 	defer func() {
 		if err != nil {
 			t.l.marks.retreat(work)
 		}
 	}()
-	if err := t.claimAll(ctx, now, seed, work); err != nil {
+	seed, err := t.claimAll(ctx, now, work)
+	if err != nil {
 		return nil, err
 	}
-	for _, w := range work {
-		answers[w.index].Jobs = w.jobs
+	answers = make([]ledger.Claimed, len(reqs))
+	for i, w := range work {
+		if answers[i].Jobs = w.jobs; !seed.live[w.Session] {
+			answers[i].Err = job.ErrSessionLost
+		}
 	}
 	return answers, t.commit(ctx, claimedSteps(work)...)
 }
 
-// claimSeed begins the transaction. The session rows are locked against
+// seedSteps are what a claim begins with. The session rows are locked against
 // MoveSession, not against Beat; the lock on pausing comes in a statement before the
 // settings are read, so that a claim that SetPaused did not wait for sees what it set.
-func (t *tx) claimSeed(ctx context.Context, reqs []ledger.Claim) (claimSeed, error) {
-	s := claimSeed{queueState: newQueueState(), live: map[job.ID]bool{}, suspects: map[string]bool{}}
-	sessions, queues := make([]job.ID, len(reqs)), make([]string, len(reqs))
-	for i := range reqs {
-		sessions[i], queues[i] = reqs[i].Session, reqs[i].Queue
+func (s claimSeed) seedSteps(work []*request) []step {
+	sessions, queues, searched := make([]job.ID, len(work)), make([]string, len(work)), make([]ledger.Head, 0, len(work))
+	for i, w := range work {
+		sessions[i], queues[i] = w.Session, w.Queue
+		if len(w.Refs) == 0 {
+			searched = append(searched, ledger.Head{Queue: w.Queue, Kinds: w.Kinds})
+		}
 	}
 	steps := []step{
 		{sql: "SELECT pg_advisory_xact_lock_shared($1, $2)", args: []any{lockClass, lockPausing}},
@@ -161,67 +186,102 @@ func (t *tx) claimSeed(ctx context.Context, reqs []ledger.Claim) (claimSeed, err
 		},
 		s.pausedStep(queues),
 	}
-	if searched := headsOf(reqs); len(searched) > 0 {
+	if len(searched) > 0 {
 		steps = append(steps, textSet(`SELECT q FROM unnest($1::text[]) AS u (q)
 			WHERE EXISTS (SELECT FROM errand.job j WHERE j.queue = u.q AND j.state = 2 AND j.lane = -2)`, queues, s.suspects))
 		steps = append(steps, s.kindsSteps(searched)...)
 	}
-	return s, t.run(ctx, steps...)
+	return steps
 }
 
-func newRequest(r *ledger.Claim, index int, seed claimSeed) *request {
-	w := &request{Claim: r, index: index, bytes: int64(r.MaxBytes)}
+func (l *Ledger) newRequest(r *ledger.Claim) *request {
+	w := &request{Claim: r, bytes: int64(r.MaxBytes)}
 	if r.MaxBytes <= 0 {
 		w.bytes = math.MaxInt64
 	}
-	if len(r.Refs) > 0 {
-		return w
-	}
-	w.gens, w.lows = map[laneKey]int64{}, map[laneKey]int64{}
-	w.kinds = seed.kindsOf(r.Queue, r.Kinds)
-	if !r.SuspectsOnly {
-		w.lanes = lanesIn(r.Queue, w.kinds)
+	if len(r.Refs) == 0 {
+		w.gens, w.lows = map[laneKey]int64{}, map[laneKey]int64{}
+		w.search(l, queueState{}.kindsOf(r.Queue, r.Kinds))
 	}
 	return w
 }
 
-// claimAll runs the requests: suspects first, then all of them in one
-// pipeline, and again those that found the first jobs in others' hands.
-func (t *tx) claimAll(ctx context.Context, now time.Time, seed claimSeed, work []*request) error {
-	asked := map[job.ID]bool{}
-	searching := false
-	for _, w := range work {
-		searching = searching || len(w.lanes) > 0
-		if len(w.kinds) > 0 && seed.suspects[w.Queue] && !asked[w.Session] {
-			took, err := t.claimSuspect(ctx, now, w)
-			if err != nil {
-				return err
-			}
-			asked[w.Session] = took
-		}
+// search sets the kinds to look for.
+func (w *request) search(l *Ledger, kinds []string) {
+	w.kinds, w.merge = kinds, len(kinds) > 1 || l.marks.isBulky(w.Queue)
+	if !w.SuspectsOnly {
+		w.lanes = lanesIn(w.Queue, w.kinds)
 	}
-	if searching {
+}
+
+// claimAll runs the requests: the first round of those that search for given
+// kinds together with what a claim begins with, for their statements see for
+// themselves what they may not take; then suspects; then all that want more in one
+// pipeline, and again those that found the first jobs in others' hands.
+func (t *tx) claimAll(ctx context.Context, now time.Time, work []*request) (claimSeed, error) {
+	seed := newClaimSeed()
+	// Those behind a request that cannot go first might take what is its.
+	first := work
+	if i := slices.IndexFunc(work, func(w *request) bool { return len(w.lanes) == 0 && !w.SuspectsOnly }); i >= 0 {
+		first = work[:i]
+	}
+	if slices.ContainsFunc(work, func(w *request) bool { return len(w.Refs) == 0 }) {
 		// One at a time: claims of a process that look at the same moment would all
 		// walk over the rows that the others lock. The commits overlap.
 		select {
 		case t.l.claiming <- struct{}{}:
 			defer func() { <-t.l.claiming }()
 		case <-ctx.Done():
-			return ctx.Err()
+			return seed, ctx.Err()
 		}
 	}
+	if err := t.run(ctx, append(seed.seedSteps(work), t.l.claimSteps(now, first)...)...); err != nil {
+		return seed, err
+	}
+	var able []*request
+	for _, w := range work {
+		if seed.live[w.Session] && !seed.paused[w.Queue] && w.Max > 0 {
+			able = append(able, w)
+		}
+	}
+	if err := t.claimSuspects(ctx, now, seed, able); err != nil {
+		return seed, err
+	}
 	for range claimRounds {
-		steps := t.l.claimSteps(now, work)
+		steps := t.l.claimSteps(now, able)
 		if len(steps) == 0 {
 			break
 		}
 		if err := t.run(ctx, steps...); err != nil {
-			return err
+			return seed, err
 		}
 	}
-	for _, w := range work {
+	for _, w := range able {
 		w.sort()
-		t.l.advance(w)
+		t.l.learn(w)
+	}
+	return seed, nil
+}
+
+// claimSuspects prepares the requests for the next round, and gives suspects to
+// those that may have one.
+func (t *tx) claimSuspects(ctx context.Context, now time.Time, seed claimSeed, work []*request) error {
+	asked := map[job.ID]bool{}
+	for _, w := range work {
+		if len(w.Refs) == 0 && len(w.Kinds) == 0 {
+			w.search(t.l, seed.kindsOf(w.Queue, nil))
+		}
+		if len(w.kinds) == 0 || !seed.suspects[w.Queue] {
+			continue
+		}
+		w.limit, w.past = 0, true // its first round took nothing
+		if !asked[w.Session] {
+			took, err := t.claimSuspect(ctx, now, w)
+			if err != nil {
+				return err
+			}
+			asked[w.Session] = took
+		}
 	}
 	return nil
 }
@@ -247,6 +307,7 @@ func (l *Ledger) claimSteps(now time.Time, work []*request) []step {
 			}
 		default:
 			flush()
+			w.merge = w.merge && (w.limit == 0 || w.seen > 0)
 			w.limit = w.Max - len(w.jobs) + max(w.limit-len(w.jobs), 0)
 			steps = append(steps, l.claimStep(now, w, w.lanes))
 		}
@@ -255,8 +316,10 @@ func (l *Ledger) claimSteps(now time.Time, work []*request) []step {
 	return steps
 }
 
-// wantsMore reports whether another statement may find more: it is the first,
-// or the last one saw as many jobs as it looked for and got fewer.
+// wantsMore reports whether another statement may find more: it is the first;
+// or the last one merged lanes, saw as many jobs as it looked for and got fewer, or got
+// none, for then it does not say what it saw. One that does not merge passes over
+// what others hold.
 func (w *request) wantsMore() bool {
 	if len(w.Refs) > 0 {
 		return w.places == nil
@@ -264,7 +327,7 @@ func (w *request) wantsMore() bool {
 	if len(w.lanes) == 0 || len(w.jobs) >= w.Max || w.bytes <= 0 || w.full {
 		return false
 	}
-	return w.limit == 0 || w.seen == w.limit
+	return w.limit == 0 || w.merge && (w.seen == w.limit || len(w.jobs) == 0)
 }
 
 // claimSuspect takes at most one suspect for a session that holds none. The
@@ -286,11 +349,13 @@ func (t *tx) claimSuspect(ctx context.Context, now time.Time, w *request) (bool,
 	}
 	w.limit = 1
 	err = t.run(ctx, t.l.claimStep(now, w, lanes))
-	w.limit, w.seen = 0, 0
+	w.limit = 0
 	return len(w.jobs) > 0, err
 }
 
-// claimStep is one run of claimSQL over the lanes.
+// claimStep is one run of claimSQL over the lanes. Lanes of several kinds are
+// merged, by a look at their first jobs before any is locked; those of one are locked as
+// they come. Payloads that may be too large together are looked at as well.
 func (l *Ledger) claimStep(now time.Time, w *request, lanes []laneKey) step {
 	read := l.readLanes(w.Queue, lanes)
 	for i, k := range lanes {
@@ -298,33 +363,40 @@ func (l *Ledger) claimStep(now time.Time, w *request, lanes []laneKey) step {
 			w.gens[k], w.lows[k] = read.gens[i], read.lows[i]
 		}
 	}
+	if !w.merge {
+		read.distinct = []int16{}
+	}
+	w.seen = 0
 	args := append(read.args(min(w.limit, w.Max*claimRounds), now), uuidArg(w.Session), w.Call,
-		w.bytes, len(w.jobs) == 0, w.Max-len(w.jobs))
-	return step{sql: claimSQL, args: args, scan: w.scan}
+		w.bytes, len(w.jobs) == 0, w.Max-len(w.jobs), w.past)
+	return step{sql: claimSQL, args: args, scan: func(rows pgx.Rows) error { return w.scan(rows, now) }}
 }
 
-func (w *request) scan(rows pgx.Rows) error {
+func (w *request) scan(rows pgx.Rows, now time.Time) error {
 	r := rowReader{vals: rows.RawValues()}
-	w.seen, w.full = int(r.int8()), r.bool()
-	if len(r.vals) > 0 && r.vals[0] == nil {
-		return r.err // nothing was taken
+	if w.seen, w.full = int(r.int8()), r.bool(); r.err != nil {
+		return r.err
 	}
 	j, err := scanJob(rows, 2)
 	if err != nil {
 		return err
 	}
+	j.Queue, j.State, j.Session, j.Call, j.LeasedAt = w.Queue, job.Running, w.Session, w.Call, coldsql.Time(now.UnixMicro())
 	w.bytes -= int64(len(j.Payload))
 	w.jobs = append(w.jobs, j)
 	return nil
 }
 
 func (w *request) sort() {
-	slices.SortFunc(w.jobs, func(a, b job.Job) int {
+	order := func(a, b job.Job) int {
 		if w.places != nil {
 			return cmp.Compare(w.places[lease{a.ID, a.Token - 1}], w.places[lease{b.ID, b.Token - 1}])
 		}
 		return cmp.Or(cmp.Compare(a.Lane, b.Lane), cmp.Compare(a.Seq, b.Seq))
-	})
+	}
+	if !slices.IsSortedFunc(w.jobs, order) { // it mostly is, and jobs are large to move
+		slices.SortFunc(w.jobs, order)
+	}
 }
 
 // claimedSteps counts the jobs taken and frees the keys that end with a lease.
@@ -365,20 +437,23 @@ func freeKeySteps(jobs []*job.Job) []step {
 	}}
 }
 
-// advance raises the marks of the lanes that a claim took from, before it has
+// learn raises the marks of the lanes that a claim took from, before it has
 // committed: the next claim of the process need not walk over its rows. If it does not
 // commit, retreat takes that back. Jobs taken by name say nothing of those before them.
-func (l *Ledger) advance(w *request) {
-	if w.places != nil {
+func (l *Ledger) learn(w *request) {
+	if w.places != nil || len(w.jobs) == 0 {
 		return
 	}
 	last := map[laneKey]int64{}
+	bytes := 0
 	for i := range w.jobs {
 		j := &w.jobs[i]
 		k := laneKey{j.Queue, j.Kind, j.Lane}
 		last[k] = max(last[k], j.Seq)
+		bytes += len(j.Payload)
 	}
 	for k, seq := range last {
 		l.marks.advance(k, w.gens[k], seq)
 	}
+	l.marks.setBulky(w.Queue, w.full || bytes/len(w.jobs) > job.MaxBatchBytes/job.MaxBatch)
 }

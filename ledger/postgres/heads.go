@@ -14,7 +14,7 @@ import (
 )
 
 // headsSQL reads the refs of the first jobs in the order of a claim: see seenSQL.
-var headsSQL = "WITH " + seenSQL("j.id, j.token, j.kind, j.lane, j.run_at") + " SELECT id, token, kind, lane, seq, run_at FROM seen"
+var headsSQL = "WITH " + wantSQL + "), " + seenSQL("j.id, j.token, j.kind, j.lane, j.run_at") + " SELECT id, token, kind, lane, seq, run_at FROM seen"
 
 // Heads implements ledger.Carried. Claims of this process and Heads share the
 // marks and their rescans. Heads takes nothing and moves no mark: what it saw

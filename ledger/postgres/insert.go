@@ -50,14 +50,18 @@ func plain(items []ledger.Item) bool {
 	return true
 }
 
-// insertPlain stores the items in three round trips. Nothing in it waits for
-// another transaction, unless that one inserts the very same id.
+// insertPlain stores the items in three round trips, or few of them in one. Nothing in
+// it waits for another transaction, unless that one inserts the very same id.
 func (l *Ledger) insertPlain(ctx context.Context, items []ledger.Item) ([]ledger.Inserted, error) {
 	jobs := make([]job.Job, len(items))
 	for i := range items {
 		jobs[i] = items[i].Job
 	}
+	few := few(jobs)
 	err := l.inTx(ctx, "insert", func(t *tx) error {
+		if few {
+			return t.insertFew(ctx, jobs)
+		}
 		if err := t.drawSeqs(ctx, jobs); err != nil {
 			return err
 		}
@@ -91,6 +95,9 @@ func knownElsewhere(jobs []job.Job) step {
 	}
 }
 
+// lockWritingStep takes the lock that a transaction holds that draws numbers.
+var lockWritingStep = step{sql: "SELECT pg_advisory_xact_lock_shared($1, $2)", args: []any{lockClass, lockWriting}}
+
 // drawSeqs gives each ready job that has none its place in the order. The lock
 // tells everybody's marks that a transaction has drawn and not ended; it is
 // taken in a statement before the draw (marks.go).
@@ -106,7 +113,7 @@ func (t *tx) drawSeqs(ctx context.Context, jobs []job.Job) error {
 	}
 	var blocks []int64
 	err := t.run(ctx,
-		step{sql: "SELECT pg_advisory_xact_lock_shared($1, $2)", args: []any{lockClass, lockWriting}},
+		lockWritingStep,
 		step{
 			sql:  "SELECT nextval('errand.seq') FROM generate_series(1, $1::integer)",
 			args: []any{(need + seqBlock - 1) / seqBlock},

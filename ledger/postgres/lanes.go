@@ -16,14 +16,17 @@ import (
 const laneRows = `FROM errand.job j WHERE j.queue = $1 AND j.kind = w.kind AND j.lane = w.lane AND j.state = 2
 		AND j.seq > w.low AND (j.expires_at IS NULL OR j.expires_at > $7)`
 
+// wantSQL is the head of a statement over lanes, up to a condition: want are the
+// lanes ($2 to $4, as lanesRead.args has them).
+const wantSQL = `want AS MATERIALIZED (
+		SELECT * FROM unnest($2::text[], $3::smallint[], $4::bigint[]) WITH ORDINALITY AS u (kind, lane, low, i)`
+
 // seenSQL is the part of a statement that reads, without locks, the first $6
-// jobs of queue $1 in the order (lane, seq), merged over the kinds, lane number by
-// lane number, so that it stops where it has enough: want are the lanes ($2 to
-// $5, as lanesRead.args has them), seen is the place in want, the seq and the columns of each job.
+// jobs of queue $1 in the order (lane, seq), merged over the kinds, lane number ($5) by
+// lane number, so that it stops where it has enough: seen is the place in want,
+// the seq and the columns of each job.
 func seenSQL(columns string) string {
-	return fmt.Sprintf(`want AS MATERIALIZED (
-		SELECT * FROM unnest($2::text[], $3::smallint[], $4::bigint[]) WITH ORDINALITY AS u (kind, lane, low, i)),
-	seen AS MATERIALIZED (
+	return fmt.Sprintf(`seen AS MATERIALIZED (
 		SELECT c.* FROM unnest($5::smallint[]) AS p (lane) CROSS JOIN LATERAL (
 			SELECT w.i, r.* FROM want w CROSS JOIN LATERAL (
 				SELECT j.seq, %s %s ORDER BY j.seq LIMIT $6) r
@@ -60,11 +63,11 @@ func (r *lanesRead) args(limit int, now time.Time) []any {
 	return []any{r.queue, r.kinds, r.numbers, r.lows, r.distinct, limit, now.UnixMicro()}
 }
 
-// lanesIn returns the lanes of the kinds, but for that of suspects.
+// lanesIn returns the lanes of the kinds, but for that of suspects, the first first.
 func lanesIn(queue string, kinds []string) []laneKey {
 	lanes := make([]laneKey, 0, len(kinds)*int(job.LaneLast-job.LaneFront+1))
-	for _, kind := range kinds {
-		for lane := job.LaneFront; lane <= job.LaneLast; lane++ {
+	for lane := job.LaneFront; lane <= job.LaneLast; lane++ {
+		for _, kind := range kinds {
 			lanes = append(lanes, laneKey{queue, kind, lane})
 		}
 	}

@@ -3,13 +3,49 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // channel is the notification channel; a payload is the name of a queue.
 const channel = "errand_wake"
+
+// backends are the server's processes behind the pool's connections. A wake that
+// comes from one of them is this process's own.
+type backends struct {
+	mu   sync.Mutex
+	pids map[uint32]struct{}
+}
+
+// watch keeps the set for the connections of a pool to be. They leave it before
+// they end, and so before their number is given again.
+func (b *backends) watch(cfg *pgxpool.Config) {
+	prepare := cfg.AfterConnect
+	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if err := prepare(ctx, conn); err != nil {
+			return err
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.pids[conn.PgConn().PID()] = struct{}{}
+		return nil
+	}
+	cfg.BeforeClose = func(conn *pgx.Conn) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.pids, conn.PgConn().PID())
+	}
+}
+
+func (b *backends) has(pid uint32) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, ok := b.pids[pid]
+	return ok
+}
 
 // Wake implements ledger.Ledger by NOTIFY, in a transaction of its own.
 func (l *Ledger) Wake(ctx context.Context, queues []string) error {
@@ -22,6 +58,7 @@ func (l *Ledger) Wake(ctx context.Context, queues []string) error {
 
 // Listen implements ledger.Ledger, on a connection of its own that goes
 // straight to the server. Once it listens it says "": what came before was not heard.
+// It does not say what this process sent itself, but behind a pooler, where nobody knows who sent it.
 func (l *Ledger) Listen(ctx context.Context, fn func(queue string)) error {
 	if l.listenDSN == "" {
 		<-ctx.Done()
@@ -60,6 +97,8 @@ func (l *Ledger) listen(ctx context.Context, fn func(queue string)) error {
 		if err != nil {
 			return err
 		}
-		fn(n.Payload)
+		if !l.backends.has(n.PID) {
+			fn(n.Payload)
+		}
 	}
 }

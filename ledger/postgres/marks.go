@@ -60,8 +60,9 @@ type mark struct {
 type marks struct {
 	mu      sync.Mutex
 	lanes   map[laneKey]*mark
-	settled int64    // everything up to it has come to rest
-	samples []sample // older than that, oldest first
+	bulky   map[string]bool // queues whose last claim had payloads of which a batch may not hold its number
+	settled int64           // everything up to it has come to rest
+	samples []sample        // older than that, oldest first
 	sampled time.Time
 
 	rescan sync.Mutex // held by the one that rescans
@@ -73,7 +74,7 @@ type sample struct {
 	writers []string
 }
 
-func newMarks() *marks { return &marks{lanes: map[laneKey]*mark{}} }
+func newMarks() *marks { return &marks{lanes: map[laneKey]*mark{}, bulky: map[string]bool{}} }
 
 // start returns where a claim of the lane starts, and the mark's generation.
 func (m *marks) start(k laneKey) (low, gen int64) {
@@ -102,6 +103,20 @@ func (m *marks) advance(k laneKey, gen, seq int64) {
 	defer m.mu.Unlock()
 	if v := m.lanes[k]; v != nil && v.gen == gen {
 		v.low = max(v.low, seq)
+	}
+}
+
+func (m *marks) isBulky(queue string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.bulky[queue]
+}
+
+func (m *marks) setBulky(queue string, bulky bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if delete(m.bulky, queue); bulky {
+		m.bulky[queue] = true
 	}
 }
 

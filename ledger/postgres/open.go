@@ -58,6 +58,7 @@ type Ledger struct {
 	marks     *marks
 	claiming  chan struct{} // holds the one claim that is looking for rows
 	slices    sliceSet
+	backends  *backends
 
 	closed sync.Once
 }
@@ -75,11 +76,15 @@ func Open(ctx context.Context, dsn string, opts Options) (*Ledger, error) {
 	if err != nil {
 		return nil, err
 	}
+	own := &backends{pids: map[uint32]struct{}{}}
+	if !pooler {
+		own.watch(cfg)
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, wrap("open", err)
 	}
-	l := &Ledger{pool: pool, db: stdlib.OpenDBFromPool(pool), pooler: pooler, log: opts.Logger, marks: newMarks(), claiming: make(chan struct{}, 1)}
+	l := &Ledger{pool: pool, db: stdlib.OpenDBFromPool(pool), pooler: pooler, log: opts.Logger, marks: newMarks(), claiming: make(chan struct{}, 1), backends: own}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
