@@ -99,6 +99,7 @@ func (t *tx) move(p *picked) error {
 	if err != nil {
 		return err
 	}
+	delete(t.mem.leases, p.before.ID)
 	t.count(&p.before, p.slice, -1)
 	if table != "" {
 		t.count(&p.after, slice, 1)
@@ -141,6 +142,7 @@ func (l *Ledger) Fence(ctx context.Context) (int64, error) {
 	var n int64
 	err := l.w.do(ctx, "fence", batchWeight, func(t *tx) error {
 		n = 0
+		clear(t.mem.leases)
 		tables := []string{"job", "dead"}
 		for _, s := range t.mem.slices {
 			tables = append(tables, s.table())

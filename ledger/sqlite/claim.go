@@ -11,9 +11,6 @@ import (
 	"github.com/errandhq/errand/ledger/coldsql"
 )
 
-// readChunk is how many rows a claim reads before it looks at their bytes.
-const readChunk = 32
-
 // Claim implements ledger.Jobs.
 func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) ([]ledger.Claimed, error) {
 	if len(reqs) == 0 {
@@ -48,6 +45,7 @@ type claim struct {
 	jobs  []job.Job
 	bytes int
 	full  bool // the next job in the order does not fit
+	dest  []any
 }
 
 func (c *claim) run(answer *ledger.Claimed) error {
@@ -128,6 +126,13 @@ func (c *claim) takeLane(lane job.Lane) error {
 			return err
 		}
 	}
+	if len(kinds) == 1 {
+		rows, err := c.readLane(kinds[0], lane, most)
+		if err != nil {
+			return err
+		}
+		return c.lease(rows)
+	}
 	rids, err := laneReader{c.conn, c.now, c.req.Queue}.first(kinds, lane, most)
 	if err != nil {
 		return err
@@ -142,8 +147,12 @@ func (c *claim) holdsSuspect() (bool, error) {
 
 // leaseAll leases rows as far as they fit, without reading many that do not.
 func (c *claim) leaseAll(rids []int64) error {
-	for chunk := range slices.Chunk(rids, readChunk) {
-		if err := c.lease(chunk); err != nil || c.full {
+	for chunk := range slices.Chunk(rids, chunkSizes[0]) {
+		rows, err := c.readRows(chunk)
+		if err != nil {
+			return err
+		}
+		if err := c.lease(rows); err != nil || c.full {
 			return err
 		}
 	}
@@ -151,14 +160,10 @@ func (c *claim) leaseAll(rids []int64) error {
 }
 
 // lease gives the rows to the session, in their order, as far as their bytes fit.
-func (c *claim) lease(rids []int64) error {
-	read, err := c.readLive(rids)
-	if err != nil {
-		return err
-	}
-	taken := make([]int64, 0, len(rids))
-	for _, rid := range rids {
-		j := read[rid]
+func (c *claim) lease(rows []candidate) error {
+	taken := make([]int64, 0, len(rows))
+	for i := range rows {
+		j := &rows[i].job
 		if len(c.jobs) > 0 && c.bytes+len(j.Payload) > c.req.MaxBytes {
 			c.full = true
 			break
@@ -176,21 +181,10 @@ func (c *claim) lease(rids []int64) error {
 		c.count(j, 0, 1)
 		c.bytes += len(j.Payload)
 		c.jobs = append(c.jobs, *j)
-		taken = append(taken, rid)
+		taken = append(taken, rows[i].rid)
 	}
+	c.remember(rows[:len(taken)])
 	return c.storeLeases(taken)
-}
-
-// readLive reads live jobs by row.
-func (t *tx) readLive(rids []int64) (map[int64]*job.Job, error) {
-	read := make(map[int64]*job.Job, len(rids))
-	var row coldsql.Row
-	err := t.eachRID("SELECT rid, "+coldsql.ColumnList+" FROM job WHERE rid IN (%s)", nil, rids, func(vals []driver.Value) error {
-		j, err := row.Scan(func(dest ...any) error { return assign(vals[1:], dest) })
-		read[vals[0].(int64)] = &j
-		return err
-	})
-	return read, err
 }
 
 // eachRID runs a query over rows, for which form has one %s after the

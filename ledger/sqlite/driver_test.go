@@ -305,7 +305,8 @@ func waitFor(t *testing.T, done func() bool) {
 func TestPlans(t *testing.T) {
 	l := testOpen(t, testPath(t))
 	for _, c := range []struct{ name, text, want string }{
-		{"claim", laneSQL, "USING COVERING INDEX job_ready (queue=? AND kind=? AND lane=? AND seq>?)"},
+		{"claim", laneJobsSQL, "USING INDEX job_ready (queue=? AND kind=? AND lane=? AND seq>?)"},
+		{"claim of several kinds", headSQL, "USING COVERING INDEX job_ready (queue=? AND kind=? AND lane=? AND seq>?)"},
 		{"due", "SELECT rid FROM job WHERE state = 1 AND run_at <= $1 ORDER BY run_at, rid LIMIT $2", "INDEX job_scheduled (run_at<?)"},
 		{"expired", "SELECT id FROM job WHERE expires_at <= $1 AND state < 3 ORDER BY expires_at LIMIT $2", "INDEX job_expires (expires_at<?)"},
 		{"orphans", "SELECT id FROM job WHERE state = 3 AND session IN (" + orphanSessions + "session.state = 3) LIMIT $1", "INDEX job_running (session=?)"},

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"database/sql/driver"
+	"fmt"
 	"slices"
 	"time"
 
@@ -9,10 +10,13 @@ import (
 	"github.com/errandhq/errand/ledger/coldsql"
 )
 
-// laneSQL reads the head of a lane from the ready index alone.
-const laneSQL = `SELECT seq, rid FROM job INDEXED BY job_ready
+// laneSQL reads the head of a lane. Of columns that the ready index has, it reads
+// nothing else.
+const laneSQL = `SELECT %s FROM job INDEXED BY job_ready
 	WHERE state = 2 AND queue = ? AND kind = ? AND lane = ? AND seq > ? AND (expires_at IS NULL OR expires_at > ?)
 	ORDER BY seq LIMIT ?`
+
+var headSQL = fmt.Sprintf(laneSQL, "seq, rid")
 
 // laneReader reads the first ready jobs of a queue.
 type laneReader struct {
@@ -93,7 +97,7 @@ func (r laneReader) fill(h *head) error {
 	if len(h.rows) > 0 || h.done {
 		return nil
 	}
-	err := r.c.query(laneSQL, []any{r.queue, h.kind, int64(h.lane), h.last, coldsql.Micros(r.now), int64(h.page)},
+	err := r.c.query(headSQL, []any{r.queue, h.kind, int64(h.lane), h.last, coldsql.Micros(r.now), int64(h.page)},
 		func(row []driver.Value) error {
 			var e entry
 			err := assign(row, []any{&e.seq, &e.rid})

@@ -37,7 +37,8 @@ type slice struct{ n, from, to int64 }
 func (s slice) table() string { return fmt.Sprintf("archive_%d", s.n) }
 
 // memory is what the writer knows of the database without asking: its size
-// follows the queues and kinds, not the jobs. Only the writer touches it.
+// follows the queues, the kinds and the jobs that run, not the backlog. Only the
+// writer touches it.
 type memory struct {
 	counts   map[counterKey]int64
 	dirty    map[counterKey]struct{} // changed in this transaction
@@ -45,6 +46,7 @@ type memory struct {
 	slices   []slice
 	span     int64 // of the next slice, in microseconds
 	paused   map[string]bool
+	leases   map[job.ID]lease
 	seq      int64 // the last that was drawn
 	reserved int64
 }
@@ -52,7 +54,7 @@ type memory struct {
 func loadMemory(c *conn) (*memory, error) {
 	m := &memory{
 		counts: make(map[counterKey]int64), dirty: make(map[counterKey]struct{}),
-		ready: make(map[string]readyLanes), paused: make(map[string]bool),
+		ready: make(map[string]readyLanes), paused: make(map[string]bool), leases: make(map[job.ID]lease),
 		span: defaultSpan.Microseconds(),
 	}
 	for _, load := range []struct {

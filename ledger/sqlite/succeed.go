@@ -39,10 +39,8 @@ type success struct {
 
 // settled is a job that a chunk settles.
 type settled struct {
-	ledger.Succeeded
-	item, rid int64
-	key       string
-	mode      job.UniqueMode
+	lease
+	item int
 }
 
 const succeedFind = `SELECT v.column1, j.rid, j.queue, j.kind, j.unique_key, j.unique_mode,
@@ -67,7 +65,7 @@ var succeedCopy = func() string {
 }()
 
 func (s *success) chunk(from, to int) error {
-	found, err := s.find(from, to)
+	found, err := s.leased(from, to)
 	if err != nil || len(found) == 0 {
 		return err
 	}
@@ -94,45 +92,65 @@ func (s *success) chunk(from, to int) error {
 	rids := make([]int64, len(found))
 	for i, f := range found {
 		rids[i] = f.rid
-		f.OK = true
-		s.done[f.item] = f.Succeeded
+		s.done[f.item] = f.was
 		if f.key != "" {
-			j := job.Job{ID: s.items[f.item].ID, Kind: f.Kind, State: job.Running, UniqueKey: f.key, UniqueMode: f.mode}
+			j := job.Job{ID: s.items[f.item].ID, Kind: f.was.Kind, State: job.Running, UniqueKey: f.key, UniqueMode: f.mode}
 			if j.HoldsKey() {
 				if err := s.freeUnique(&j); err != nil {
 					return err
 				}
 			}
 		}
-		s.countKey(counterKey{queue: f.Queue, kind: f.Kind, state: job.Running}, -1)
-		s.countKey(counterKey{queue: f.Queue, kind: f.Kind, state: job.Succeeded, slice: slice.n}, 1)
+		s.countKey(counterKey{queue: f.was.Queue, kind: f.was.Kind, state: job.Running}, -1)
+		s.countKey(counterKey{queue: f.was.Queue, kind: f.was.Kind, state: job.Succeeded, slice: slice.n}, 1)
 	}
 	return s.eachRID("DELETE FROM job WHERE rid IN (%s)", nil, rids, nil)
 }
 
-// find returns the items that are running under their token.
-func (s *success) find(from, to int) ([]settled, error) {
-	args := make([]any, 0, 3*(to-from))
+// leased returns the items that are running under their token: from memory those
+// that are there, the others from their rows.
+func (s *success) leased(from, to int) ([]settled, error) {
+	found := make([]settled, 0, to-from)
+	var rest []int
 	for i := from; i < to; i++ {
+		l, ok := s.mem.leases[s.items[i].ID]
+		switch {
+		case !ok:
+			rest = append(rest, i)
+		case l.token == s.items[i].Token:
+			delete(s.mem.leases, s.items[i].ID)
+			s.seen[s.items[i].ID] = true
+			found = append(found, settled{lease: l, item: i})
+		}
+	}
+	err := chunks(len(rest), func(from, to int) error {
+		return s.find(rest[from:to], func(f settled) { found = append(found, f) })
+	})
+	return found, err
+}
+
+// find reads the items that are running under their token.
+func (s *success) find(items []int, each func(settled)) error {
+	args := make([]any, 0, 3*len(items))
+	for _, i := range items {
 		args = append(args, int64(i), blobID(s.items[i].ID), s.items[i].Token)
 	}
-	var found []settled
-	err := s.query(rowsText(succeedFind, "(?, ?, ?)", to-from), args, func(row []driver.Value) error {
-		f := settled{item: row[0].(int64), rid: row[1].(int64)}
-		f.Queue, f.Kind = row[2].(string), row[3].(string)
+	return s.query(rowsText(succeedFind, "(?, ?, ?)", len(items)), args, func(row []driver.Value) error {
+		f := settled{item: int(row[0].(int64)), lease: lease{rid: row[1].(int64)}}
 		if key, ok := row[4].(string); ok {
 			f.key, f.mode = key, job.UniqueMode(row[5].(int64))
 		}
-		f.Attempt, f.Version = int(row[6].(int64)), row[7].(int64)+1
-		f.CreatedAt, f.RunAt, f.LeasedAt = micros(row[8]), micros(row[9]), micros(row[10])
-		f.Priority, f.MaxAttempts, f.Crashes = int(row[11].(int64)), int(row[12].(int64)), int(row[13].(int64))
+		f.was = ledger.Succeeded{
+			OK: true, Queue: row[2].(string), Kind: row[3].(string), Attempt: int(row[6].(int64)), Version: row[7].(int64) + 1,
+			CreatedAt: micros(row[8]), RunAt: micros(row[9]), LeasedAt: micros(row[10]),
+			Priority: int(row[11].(int64)), MaxAttempts: int(row[12].(int64)), Crashes: int(row[13].(int64)),
+		}
 		if id := s.items[f.item].ID; !s.seen[id] {
 			s.seen[id] = true
-			found = append(found, f)
+			each(f)
 		}
 		return nil
 	})
-	return found, err
 }
 
 // micros is the time of a column, zero where it is NULL.

@@ -1,0 +1,114 @@
+package sqlite
+
+import (
+	"testing"
+	"time"
+
+	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
+)
+
+// What memory keeps of running jobs is gone when they end, however they do, and
+// a settle does not depend on it.
+func TestLeasesAreKeptWhileJobsRun(t *testing.T) {
+	path := testPath(t)
+	l := testOpen(t, path)
+	now := time.Now()
+	session := newID()
+	if err := l.OpenSession(t.Context(), ledger.Session{ID: session, OpenedAt: now, BeatAt: now}); err != nil {
+		t.Fatal(err)
+	}
+	mustInsert(t, l, newItem(1), newItem(1), newItem(1), newItem(1))
+	got, err := l.Claim(t.Context(), now, []ledger.Claim{{Session: session, Queue: "q", Max: 4, MaxBytes: 1 << 20}})
+	if err != nil || len(got[0].Jobs) != 4 {
+		t.Fatalf("claim: %d jobs, %v", len(got[0].Jobs), err)
+	}
+	jobs := got[0].Jobs
+	leases := func(want int) {
+		t.Helper()
+		err := l.w.do(t.Context(), "look", 1, func(tx *tx) error {
+			if n := len(tx.mem.leases); n != want {
+				t.Errorf("%d leases are in memory, want %d", n, want)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	leases(4)
+
+	// Under another token, twice in one call, and by the general way.
+	settle := func(l *Ledger, items ...ledger.Success) []ledger.Succeeded {
+		t.Helper()
+		done, err := l.Succeed(t.Context(), now, items)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return done
+	}
+	first := ledger.Success{ID: jobs[0].ID, Token: jobs[0].Token}
+	if done := settle(l, ledger.Success{ID: first.ID, Token: first.Token + 1}, first, first); done[0].OK || !done[1].OK || done[2].OK {
+		t.Errorf("stale, right and repeated: %+v", done)
+	}
+	leases(3)
+	if _, err := l.Apply(t.Context(), now, ledger.Pick{IDs: []job.ID{jobs[1].ID}}, func(j *job.Job) error {
+		return (job.Rules{}).Step(j, job.Move{Event: job.Release, Now: now})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	leases(2)
+
+	// Asked to be cancelled while it runs: what is known of it is out of date.
+	if _, err := l.Apply(t.Context(), now, ledger.Pick{IDs: []job.ID{jobs[2].ID}}, func(j *job.Job) error {
+		return (job.Rules{}).Step(j, job.Move{Event: job.Cancel, Now: now})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if done := settle(l, ledger.Success{ID: jobs[2].ID, Token: jobs[2].Token}); !done[0].OK || done[0].Version != jobs[2].Version+2 {
+		t.Errorf("after a request to cancel: %+v", done)
+	}
+	leases(1)
+
+	// After a restart nothing is known, and all of it is in the rows.
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = testOpen(t, path)
+	done := settle(l, ledger.Success{ID: jobs[3].ID, Token: jobs[3].Token})
+	if !done[0].OK || done[0].Version != jobs[3].Version+1 || done[0].Kind != jobs[3].Kind || !done[0].LeasedAt.Equal(jobs[3].LeasedAt) {
+		t.Errorf("after a restart: %+v", done)
+	}
+}
+
+// A claim whose transaction is taken back leaves no lease behind.
+func TestLeasesOfAClaimThatFails(t *testing.T) {
+	l := testOpen(t, testPath(t))
+	now := time.Now()
+	session := newID()
+	if err := l.OpenSession(t.Context(), ledger.Session{ID: session, OpenedAt: now, BeatAt: now}); err != nil {
+		t.Fatal(err)
+	}
+	mustInsert(t, l, newItem(1))
+	failure := job.Errorf(job.Internal, "", "on purpose")
+	err := l.w.do(t.Context(), "claim", 1, func(tx *tx) error {
+		c := &claim{tx: tx, now: now, req: &ledger.Claim{Session: session, Queue: "q", Max: 1, MaxBytes: 1 << 20}}
+		var answer ledger.Claimed
+		if err := c.run(&answer); err != nil || len(answer.Jobs) != 1 || len(tx.mem.leases) != 1 {
+			t.Errorf("claim: %d jobs, %d leases, %v", len(answer.Jobs), len(tx.mem.leases), err)
+		}
+		return failure
+	})
+	if job.CodeOf(err) != job.Internal {
+		t.Fatalf("the claim: %v", err)
+	}
+	err = l.w.do(t.Context(), "look", 1, func(tx *tx) error {
+		if n := len(tx.mem.leases); n != 0 {
+			t.Errorf("%d leases are left", n)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
