@@ -29,36 +29,41 @@ const (
 )
 
 var (
-	laneJobsSQL = fmt.Sprintf(laneSQL, candidateColumns)
-	rowJobsSQL  = "SELECT " + candidateColumns + " FROM job WHERE rid IN (%s)"
-	wholeSQL    = "SELECT rid, " + coldsql.ColumnList + " FROM job WHERE rid IN (%s)"
+	laneJobsSQL = fmt.Sprintf(laneSQL, candidateColumns, "")
+	rowJobsSQL  = "SELECT " + candidateColumns + " FROM job_row WHERE rid IN (%s)"
+	wholeSQL    = "SELECT rid, " + coldsql.ColumnList + " FROM job_row WHERE rid IN (%s)"
 )
 
 // readLane reads the first n jobs of one kind's lane, as many as may fit.
 func (c *claim) readLane(kind string, lane job.Lane, n int) ([]candidate, error) {
-	if n <= 0 {
-		return nil, nil
-	}
-	rows := make([]candidate, 0, n)
+	rows := make([]candidate, 0, max(n, 0))
 	var touched []int64
-	bytes := c.bytes
-	args := []any{c.req.Queue, kind, int64(lane), int64(0), coldsql.Micros(c.now), int64(n)}
-	err := c.query(laneJobsSQL, args, func(row []driver.Value) error {
-		one, whole, err := c.scan(row)
+	bytes, after := c.bytes, c.mem.marks[laneKey{c.req.Queue, kind, lane}]
+	for more := true; more && len(rows) < n && bytes <= c.req.MaxBytes; {
+		read := 0
+		args := []any{c.req.Queue, kind, int64(lane), after, coldsql.Micros(c.now), int64(n)}
+		err := c.query(laneJobsSQL, args, func(row []driver.Value) error {
+			one, whole, err := c.scan(row)
+			if err != nil {
+				return err
+			}
+			read, after = read+1, one.job.Seq
+			if _, leased := c.mem.leased[one.rid]; leased {
+				return nil
+			}
+			if !whole {
+				touched = append(touched, one.rid)
+			}
+			rows = append(rows, one)
+			if bytes += len(one.job.Payload); bytes > c.req.MaxBytes || len(rows) == n {
+				return io.EOF // of too many bytes the last will not fit, unless it is the first
+			}
+			return nil
+		})
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if !whole {
-			touched = append(touched, one.rid)
-		}
-		rows = append(rows, one)
-		if bytes += len(one.job.Payload); bytes > c.req.MaxBytes {
-			return io.EOF // it will not fit, unless it is the first
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
+		more = read == n
 	}
 	return rows, c.readWhole(rows, touched)
 }

@@ -85,7 +85,7 @@ func (c *claim) takeLanes() error {
 
 // refSQL finds the rows of refs that may be leased, in their order. The plus
 // signs leave the planner no index but that of the ids.
-const refSQL = `SELECT j.rid, j.kind FROM (VALUES %s) AS v CROSS JOIN job AS j ON j.id = v.column1
+const refSQL = `SELECT j.rid, j.kind FROM (VALUES %s) AS v CROSS JOIN job_row AS j ON j.id = v.column1
 	WHERE +j.state = 2 AND j.token = v.column2 AND +j.queue = ? AND +j.lane > -2 AND (j.expires_at IS NULL OR +j.expires_at > ?)`
 
 // takeRefs takes jobs by name.
@@ -102,7 +102,8 @@ func (c *claim) takeRefs() error {
 		return c.query(rowsText(refSQL, "(?, ?)", to-from), args, func(row []driver.Value) error {
 			rid, kind := row[0].(int64), row[1].(string)
 			asked := len(c.req.Kinds) == 0 || slices.Contains(c.req.Kinds, kind)
-			if asked && !seen[rid] && len(rids) < c.req.Max {
+			_, leased := c.mem.leased[rid]
+			if asked && !leased && !seen[rid] && len(rids) < c.req.Max {
 				seen[rid] = true
 				rids = append(rids, rid)
 			}
@@ -133,7 +134,7 @@ func (c *claim) takeLane(lane job.Lane) error {
 		}
 		return c.lease(rows)
 	}
-	rids, err := laneReader{c.conn, c.now, c.req.Queue}.first(kinds, lane, most)
+	rids, err := laneReader{c.conn, c.now, c.req.Queue, c.mem.marks}.first(kinds, lane, most)
 	if err != nil {
 		return err
 	}
@@ -142,7 +143,7 @@ func (c *claim) takeLane(lane job.Lane) error {
 
 // holdsSuspect reports whether the session holds a job that has crashed before.
 func (c *claim) holdsSuspect() (bool, error) {
-	return c.get("SELECT 1 FROM job WHERE state = 3 AND session = ? AND crashes > 0 LIMIT 1", []any{blobID(c.req.Session)}, new(int64))
+	return c.get("SELECT 1 FROM job_row WHERE state = 3 AND session = ? AND crashes > 0 LIMIT 1", []any{blobID(c.req.Session)}, new(int64))
 }
 
 // leaseAll leases rows as far as they fit, without reading many that do not.
@@ -161,7 +162,7 @@ func (c *claim) leaseAll(rids []int64) error {
 
 // lease gives the rows to the session, in their order, as far as their bytes fit.
 func (c *claim) lease(rows []candidate) error {
-	taken := make([]int64, 0, len(rows))
+	taken := 0
 	for i := range rows {
 		j := &rows[i].job
 		if len(c.jobs) > 0 && c.bytes+len(j.Payload) > c.req.MaxBytes {
@@ -181,10 +182,10 @@ func (c *claim) lease(rows []candidate) error {
 		c.count(j, 0, 1)
 		c.bytes += len(j.Payload)
 		c.jobs = append(c.jobs, *j)
-		taken = append(taken, rows[i].rid)
+		taken++
 	}
-	c.remember(rows[:len(taken)])
-	return c.storeLeases(taken)
+	c.remember(rows[:taken])
+	return c.storeLeases(rows[:taken])
 }
 
 // eachRID runs a query over rows, for which form has one %s after the
@@ -197,14 +198,4 @@ func (c *conn) eachRID(form string, args []any, rids []int64, fn func(row []driv
 		}
 		return c.query(rowsText(form, "?", to-from), all, fn)
 	})
-}
-
-func (c *claim) storeLeases(rids []int64) error {
-	var call any
-	if c.req.Call != 0 {
-		call = c.req.Call
-	}
-	return c.eachRID(`UPDATE job SET state = 3, attempt = attempt + 1, token = token + 1, version = version + 1,
-		session = ?, call = ?, leased_at = ? WHERE rid IN (%s)`,
-		[]any{blobID(c.req.Session), call, coldsql.Micros(c.now)}, rids, nil)
 }

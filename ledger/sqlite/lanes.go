@@ -12,17 +12,21 @@ import (
 
 // laneSQL reads the head of a lane. Of columns that the ready index has, it reads
 // nothing else.
-const laneSQL = `SELECT %s FROM job INDEXED BY job_ready
-	WHERE state = 2 AND queue = ? AND kind = ? AND lane = ? AND seq > ? AND (expires_at IS NULL OR expires_at > ?)
+const laneSQL = `SELECT %s FROM job_row INDEXED BY job_ready
+	WHERE state = 2 AND queue = ? AND kind = ? AND lane = ? AND seq > ? AND (expires_at IS NULL OR expires_at > ?) %s
 	ORDER BY seq LIMIT ?`
 
-var headSQL = fmt.Sprintf(laneSQL, "seq, rid")
+var headSQL = fmt.Sprintf(laneSQL, "seq, rid", "AND "+notLeased)
+
+// notLeased chooses rows of job_row that have no lease beside them.
+const notLeased = "NOT EXISTS (SELECT 1 FROM lease WHERE lease.rid = job_row.rid)"
 
 // laneReader reads the first ready jobs of a queue.
 type laneReader struct {
 	c     *conn
 	now   time.Time
 	queue string
+	marks map[laneKey]int64 // where all before is leased; may be nil
 }
 
 // readyLanes says how many jobs are ready in each lane of a queue's kinds.
@@ -68,7 +72,7 @@ func (r laneReader) first(kinds []string, lane job.Lane, n int) ([]int64, error)
 	}
 	heads := make([]*head, len(kinds))
 	for i, kind := range kinds {
-		heads[i] = &head{kind: kind, lane: lane, page: max(8, 2*n/len(kinds))}
+		heads[i] = &head{kind: kind, lane: lane, page: max(8, 2*n/len(kinds)), last: r.marks[laneKey{r.queue, kind, lane}]}
 		if len(kinds) == 1 {
 			heads[i].page = n
 		}

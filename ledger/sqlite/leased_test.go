@@ -112,3 +112,80 @@ func TestLeasesOfAClaimThatFails(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Leases beside their rows outlive a restart: nobody gets those jobs, their
+// session holds them, and when it is gone they are found. Nothing of a lease is left
+// when it has ended.
+func TestLeasesOutliveTheProcess(t *testing.T) {
+	path := testPath(t)
+	l := testOpen(t, path)
+	now := time.Now()
+	session, other := newID(), newID()
+	for _, id := range []job.ID{session, other} {
+		if err := l.OpenSession(t.Context(), ledger.Session{ID: id, OpenedAt: now, BeatAt: now}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var items []ledger.Item
+	for range 200 {
+		items = append(items, newItem(1))
+	}
+	mustInsert(t, l, items...)
+	claim := func(session job.ID, n int) []job.Job {
+		t.Helper()
+		got, err := l.Claim(t.Context(), now, []ledger.Claim{{Session: session, Queue: "q", Max: n, MaxBytes: 1 << 20}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got[0].Jobs
+	}
+	first := claim(session, 150)
+	if len(first) != 150 || first[0].State != job.Running || first[0].Token != 1 {
+		t.Fatalf("claim: %d jobs, %+v", len(first), first[0])
+	}
+	if n := count(t, l, "SELECT count(*) FROM lease"); n != 150 {
+		t.Fatalf("%d rows in lease", n)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	l = testOpen(t, path)
+	held, err := l.Held(t.Context(), []job.ID{session})
+	if err != nil || len(held) != 150 || held[0].Token != 1 {
+		t.Fatalf("held: %d, %v", len(held), err)
+	}
+	if rest := claim(other, 1000); len(rest) != 50 || rest[0].ID != items[150].Job.ID {
+		t.Fatalf("the others: %d", len(rest))
+	}
+	if done, err := l.Succeed(t.Context(), now, []ledger.Success{{ID: first[0].ID, Token: 2}, {ID: first[1].ID, Token: 1}}); err != nil || done[0].OK || !done[1].OK {
+		t.Errorf("settle: %+v, %v", done, err)
+	}
+	if moved, err := l.MoveSession(t.Context(), now, session, []ledger.SessionState{ledger.SessionLive}, ledger.SessionDead, 0); !moved || err != nil {
+		t.Fatal(moved, err)
+	}
+	applied, err := l.Apply(t.Context(), now, ledger.Pick{Orphans: ledger.SessionDead, Limit: 1000}, func(j *job.Job) error {
+		return (job.Rules{}).Step(j, job.Move{Event: job.Release, Now: now})
+	})
+	if err != nil || len(applied) != 149 || applied[0].From != job.Running || applied[0].Job.Token != 1 {
+		t.Fatalf("orphans: %d, %v", len(applied), err)
+	}
+	if again := claim(other, 1000); len(again) != 149 || again[0].Token != 2 {
+		t.Fatalf("after the rescue: %d", len(again))
+	}
+	if n := count(t, l, "SELECT count(*) FROM lease"); n != 50 {
+		t.Errorf("%d rows in lease", n)
+	}
+	if n := count(t, l, "SELECT count(*) FROM lease_block"); n != 1 {
+		t.Errorf("%d blocks", n)
+	}
+	checkCounters(t, l)
+}
+
+func count(t *testing.T, l *Ledger, text string) (n int64) {
+	t.Helper()
+	if err := l.pool.QueryRowContext(t.Context(), text).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

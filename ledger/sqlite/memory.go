@@ -47,6 +47,9 @@ type memory struct {
 	span     int64 // of the next slice, in microseconds
 	paused   map[string]bool
 	leases   map[job.ID]lease
+	leased   map[int64]int64  // the blocks of leased rows
+	blocks   map[int64]*block // by their number
+	marks    map[laneKey]int64
 	seq      int64 // the last that was drawn
 	reserved int64
 }
@@ -55,6 +58,7 @@ func loadMemory(c *conn) (*memory, error) {
 	m := &memory{
 		counts: make(map[counterKey]int64), dirty: make(map[counterKey]struct{}),
 		ready: make(map[string]readyLanes), paused: make(map[string]bool), leases: make(map[job.ID]lease),
+		leased: make(map[int64]int64), blocks: make(map[int64]*block), marks: make(map[laneKey]int64),
 		span: defaultSpan.Microseconds(),
 	}
 	for _, load := range []struct {
@@ -91,7 +95,7 @@ func loadMemory(c *conn) (*memory, error) {
 			return nil, err
 		}
 	}
-	return m, nil
+	return m, m.loadLeases(c)
 }
 
 func (m *memory) scanCounter(row []driver.Value) error {

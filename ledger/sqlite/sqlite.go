@@ -3,12 +3,10 @@
 // All writes go through one goroutine (writer.go) that puts everything waiting
 // into one transaction: what gathers during a commit is the next one. Because
 // there is one writer, it keeps in memory what the other engine must read or
-// lock: the counters, the next sequence number, the archive's slices. Reads use
+// lock: the counters, the next sequence number, the archive's slices, the leases (leased.go). Reads use
 // a pool of their own, those of the relay a connection beside it, and see the last commit.
 //
-// SQLite removes the index entry of a leased job at once, so the head of a lane
-// is always its first entry: claims need no low-water mark, and there are no
-// late commits.
+// There are no late commits, so what a claim has passed by never has to be looked for.
 package sqlite
 
 import (
@@ -126,6 +124,7 @@ func (l *Ledger) open(ctx context.Context, o Options) error {
 	l.pool.SetMaxIdleConns(readers)
 	l.store = &coldsql.Store{DB: l.pool, Dialect: coldsql.Dialect{
 		ID:            blobID,
+		Live:          liveIn,
 		HasTag:        "EXISTS (SELECT 1 FROM json_each(tags) WHERE value = %s)",
 		NewestFailure: "json_extract(errors, '$[#-1]')",
 		Wrap:          wrapError,
@@ -222,6 +221,14 @@ func connect(ctx context.Context, path, query string) (driver.Conn, error) {
 		return nil, err
 	}
 	return c.Connect(ctx)
+}
+
+// liveIn names the view for live jobs of a state.
+func liveIn(state job.State) string {
+	if state == job.Running {
+		return "job_held"
+	}
+	return "job_idle"
 }
 
 func blobID(id job.ID) any { return id[:] }

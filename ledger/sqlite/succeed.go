@@ -44,15 +44,20 @@ type settled struct {
 }
 
 const succeedFind = `SELECT v.column1, j.rid, j.queue, j.kind, j.unique_key, j.unique_mode,
-	j.attempt, j.version, j.created_at, j.run_at, j.leased_at, j.priority, j.max_attempts, j.crashes
-	FROM (VALUES %s) AS v CROSS JOIN job AS j ON j.id = v.column2 WHERE j.state = 3 AND j.token = v.column3`
+	j.attempt + (b.block IS NOT NULL), j.version + (b.block IS NOT NULL), j.created_at, j.run_at, coalesce(b.leased_at, j.leased_at),
+	j.priority, j.max_attempts, j.crashes
+	FROM (VALUES %s) AS v CROSS JOIN job_row AS j ON j.id = v.column2
+	LEFT JOIN lease AS l ON l.rid = j.rid LEFT JOIN lease_block AS b ON b.block = l.block
+	WHERE (b.block IS NOT NULL OR j.state = 3) AND j.token + (b.block IS NOT NULL) = v.column3`
 
 // succeedCopy is job.Rules.Settle for event Succeed, from live to archive: what
-// it changes is written out, everything else is copied.
+// it changes is written out, everything else is copied. Of a job that is leased beside its
+// row it takes the lease into account: columns 4 and 5 are 1 and the time of the lease, else 0 and NULL.
 var succeedCopy = func() string {
 	changed := map[string]string{
-		"state": "4", "version": "j.version + 1", "session": "NULL", "call": "NULL", "cancel_requested": "0",
-		"reason": "NULL", "settled_token": "j.token", "settled_as": "3", "result": "v.column2", "done_at": "v.column3",
+		"state": "4", "version": "j.version + v.column4 + 1", "attempt": "j.attempt + v.column4", "token": "j.token + v.column4",
+		"leased_at": "coalesce(v.column5, j.leased_at)", "session": "NULL", "call": "NULL", "cancel_requested": "0",
+		"reason": "NULL", "settled_token": "j.token + v.column4", "settled_as": "3", "result": "v.column2", "done_at": "v.column3",
 	}
 	from := make([]string, len(coldsql.Columns))
 	for i, c := range coldsql.Columns {
@@ -61,7 +66,7 @@ var succeedCopy = func() string {
 		}
 	}
 	return " (" + coldsql.ColumnList + ") SELECT " + strings.Join(from, ", ") +
-		" FROM (VALUES %s) AS v CROSS JOIN job AS j ON j.rid = v.column1"
+		" FROM (VALUES %s) AS v CROSS JOIN job_row AS j ON j.rid = v.column1"
 }()
 
 func (s *success) chunk(from, to int) error {
@@ -75,15 +80,19 @@ func (s *success) chunk(from, to int) error {
 	}
 	insert := "INSERT INTO " + slice.table() + succeedCopy
 	err = chunks(len(found), func(from, to int) error {
-		args := make([]any, 0, 3*(to-from))
+		args := make([]any, 0, 5*(to-from))
 		for _, f := range found[from:to] {
-			var result any
+			var result, leasedAt any
 			if r := s.items[f.item].Result; r != nil {
 				result = r
 			}
-			args = append(args, f.rid, result, coldsql.Micros(s.now))
+			apart := int64(0)
+			if id, ok := s.mem.leased[f.rid]; ok {
+				apart, leasedAt = 1, s.mem.blocks[id].leasedAt
+			}
+			args = append(args, f.rid, result, coldsql.Micros(s.now), apart, leasedAt)
 		}
-		_, err := s.exec(rowsText(insert, "(?, ?, ?)", to-from), args...)
+		_, err := s.exec(rowsText(insert, "(?, ?, ?, ?, ?)", to-from), args...)
 		return err
 	})
 	if err != nil {
@@ -104,7 +113,10 @@ func (s *success) chunk(from, to int) error {
 		s.countKey(counterKey{queue: f.was.Queue, kind: f.was.Kind, state: job.Running}, -1)
 		s.countKey(counterKey{queue: f.was.Queue, kind: f.was.Kind, state: job.Succeeded, slice: slice.n}, 1)
 	}
-	return s.eachRID("DELETE FROM job WHERE rid IN (%s)", nil, rids, nil)
+	if err := s.unlease(rids); err != nil {
+		return err
+	}
+	return s.eachRID("DELETE FROM job_row WHERE rid IN (%s)", nil, rids, nil)
 }
 
 // leased returns the items that are running under their token: from memory those
