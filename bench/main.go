@@ -4,6 +4,7 @@
 //
 //	make bench                                                    everything
 //	make bench PEERS=river,graphile SCENARIOS=drain ROUNDS=3 JOBS=20000
+//	make bench-footprint                                          what a server needs: see footprint.go
 //
 // Each measurement is a process of its own on an empty database: `errand bench`
 // for Errand, as users run it, and this program or a script on Node for a peer.
@@ -41,9 +42,12 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
-	if len(os.Args) > 1 && os.Args[1] == "peer" {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "peer":
 		err = runPeer(ctx, os.Args[2:])
-	} else {
+	case len(os.Args) > 1 && os.Args[1] == "footprint":
+		err = runFootprint(ctx, os.Args[2:])
+	default:
 		err = runAll(ctx, os.Args[1:])
 	}
 	if err != nil {
