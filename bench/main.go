@@ -47,6 +47,8 @@ func main() {
 		err = runPeer(ctx, os.Args[2:])
 	case len(os.Args) > 1 && os.Args[1] == "footprint":
 		err = runFootprint(ctx, os.Args[2:])
+	case len(os.Args) > 1 && os.Args[1] == "plot":
+		err = runPlot(os.Args[2:])
 	default:
 		err = runAll(ctx, os.Args[1:])
 	}
