@@ -133,6 +133,10 @@ func (c *claim) leaseApart(rids []int64) error {
 			delete(m.leased, rid)
 		}
 	})
+	if first, last, ok := oneRange(rids); ok {
+		_, err := c.exec("INSERT INTO lease (rid, block) SELECT rid, ? FROM job_row WHERE rid BETWEEN ? AND ?", id, first, last)
+		return err
+	}
 	return chunks(len(rids), func(from, to int) error {
 		args := make([]any, 0, 2*(to-from))
 		for _, rid := range rids[from:to] {
@@ -201,7 +205,18 @@ func (t *tx) unlease(rids []int64) error {
 			return err
 		}
 	}
+	if first, last, ok := oneRange(gone); ok {
+		_, err := t.exec("DELETE FROM lease WHERE rid BETWEEN ? AND ?", first, last)
+		return err
+	}
 	return t.eachRID("DELETE FROM lease WHERE rid IN (%s)", nil, gone, nil)
+}
+
+// oneRange reports whether rows, each of which is named once, are all between the first and
+// the last of them, in order: then one statement does for all.
+func oneRange(rids []int64) (first, last int64, ok bool) {
+	first, last = rids[0], rids[len(rids)-1]
+	return first, last, last-first == int64(len(rids))-1 && slices.IsSorted(rids)
 }
 
 // forgetMarks drops the marks of lanes in which nothing is.

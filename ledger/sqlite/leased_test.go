@@ -1,6 +1,9 @@
 package sqlite
 
 import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
 	"testing"
 	"time"
 
@@ -178,6 +181,78 @@ func TestLeasesOutliveTheProcess(t *testing.T) {
 	}
 	if n := count(t, l, "SELECT count(*) FROM lease_block"); n != 1 {
 		t.Errorf("%d blocks", n)
+	}
+	checkCounters(t, l)
+}
+
+// Neighbours are settled by one statement, and whatever is between them by its own:
+// each job keeps what is its own, and what was not settled stays.
+func TestSettleOfNeighbours(t *testing.T) {
+	l := testOpen(t, testPath(t))
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	session := newID()
+	if err := l.OpenSession(t.Context(), ledger.Session{ID: session, OpenedAt: now, BeatAt: now}); err != nil {
+		t.Fatal(err)
+	}
+	var items []ledger.Item
+	for i := range 100 {
+		it := newItem(i)
+		if i%10 == 3 {
+			it.Job.UniqueKey, it.Job.UniqueMode = fmt.Sprint(i), job.UntilDone
+		}
+		items = append(items, it)
+	}
+	mustInsert(t, l, items...)
+	var jobs []job.Job
+	for _, n := range []int{5, 40, 55} { // of several leases
+		got, err := l.Claim(t.Context(), now, []ledger.Claim{{Session: session, Queue: "q", Max: n, MaxBytes: 1 << 20}})
+		if err != nil || len(got[0].Jobs) != n {
+			t.Fatal(len(got[0].Jobs), err)
+		}
+		jobs = append(jobs, got[0].Jobs...)
+		now = now.Add(time.Second)
+	}
+	var ends []ledger.Success
+	left := map[int]bool{31: true, 60: true, 61: true}
+	for i := range jobs {
+		end := ledger.Success{ID: jobs[i].ID, Token: jobs[i].Token}
+		if i == 0 || i == 20 || i == 45 || i == 99 {
+			end.Result = []byte(fmt.Sprint(i))
+		}
+		if left[i] {
+			end.Token++
+		}
+		ends = append(ends, end)
+	}
+	rand.Shuffle(len(ends), func(i, j int) { ends[i], ends[j] = ends[j], ends[i] })
+	if _, err := l.Succeed(t.Context(), now, ends); err != nil {
+		t.Fatal(err)
+	}
+	for i := range jobs {
+		got, err := l.Get(t.Context(), []job.ID{jobs[i].ID})
+		if err != nil || len(got) != 1 {
+			t.Fatal(len(got), err)
+		}
+		want := jobs[i]
+		if !left[i] {
+			want.State, want.Version, want.Session, want.Call, want.DoneAt = job.Succeeded, want.Version+1, job.ID{}, 0, now
+			want.SettledToken, want.SettledAs = want.Token, job.Succeed
+			if i == 0 || i == 20 || i == 45 || i == 99 {
+				want.Result = []byte(fmt.Sprint(i))
+			}
+		}
+		if want.Payload == nil {
+			want.Payload = got[0].Payload
+		}
+		if !reflect.DeepEqual(got[0], want) {
+			t.Errorf("job %d:\n got %+v\nwant %+v", i, got[0], want)
+		}
+	}
+	if n := count(t, l, "SELECT count(*) FROM unique_key"); n != 0 {
+		t.Errorf("%d keys are held", n)
+	}
+	if n := count(t, l, "SELECT count(*) FROM lease"); n != int64(len(left)) {
+		t.Errorf("%d leases", n)
 	}
 	checkCounters(t, l)
 }
