@@ -78,7 +78,7 @@ func parse(args []string) (options, error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.StringVar(&o.errand, "errand", "", "the errand binary")
 	f.StringVar(&peerList, "peers", "all", "systems to measure beside Errand, with commas between: "+strings.Join(systemNames(), ", "))
-	f.StringVar(&scenarioList, "scenarios", strings.Join(scenarioNames(), ","), "scenarios, with commas between: "+strings.Join(scenarioNames(), ", "))
+	f.StringVar(&scenarioList, "scenarios", "bulk,drain,single16,single64,latency,steady", "scenarios, with commas between: "+strings.Join(scenarioNames(), ", "))
 	f.IntVar(&o.rounds, "rounds", 9, "rounds")
 	f.IntVar(&o.jobs, "jobs", 100_000, "jobs of bulk and drain; a fifth of them in single")
 	f.IntVar(&o.payload, "payload", 100, "bytes of a payload")

@@ -10,8 +10,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-
-	"github.com/errandhq/errand/internal/bench"
 )
 
 // The plot's measures, in pixels.
@@ -78,7 +76,7 @@ func (r *runner) groupPanels(b *strings.Builder, x, y int, group string) int {
 	fmt.Fprintf(b, `<text class="group" x="%d" y="%d">%s</text>`+"\n", x+10, y+16, html.EscapeString(group))
 	y += groupSpace
 	for _, sc := range scenarios {
-		if sc.of != bench.Latency && slices.Contains(r.scenarios, sc.name) {
+		if sc.isRate() && slices.Contains(r.scenarios, sc.name) {
 			y = r.panel(b, x, y, group, sc)
 		}
 	}
