@@ -36,7 +36,7 @@ var (
 
 // readLane reads the first n jobs of one kind's lane, as many as may fit.
 func (c *claim) readLane(kind string, lane job.Lane, n int) ([]candidate, error) {
-	rows := make([]candidate, 0, max(n, 0))
+	rows := make([]candidate, 0, max(0, min(int64(n), c.mem.ready[c.req.Queue][kind][lane-job.LaneSuspect])))
 	var touched []int64
 	bytes, after := c.bytes, c.mem.marks[laneKey{c.req.Queue, kind, lane}]
 	for more := true; more && len(rows) < n && bytes <= c.req.MaxBytes; {
