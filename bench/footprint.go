@@ -51,7 +51,7 @@ func runFootprint(ctx context.Context, args []string) (err error) {
 	if err := os.Chmod(f.dir, 0o755); err != nil { // PostgreSQL refuses root
 		return err
 	}
-	fmt.Printf("| ledger | idle: %d workers, %% of a core | transactions/s | memory idle, MiB | at most, backlog of %d, MiB | after it, MiB |\n| --- | --- | --- | --- | --- | --- |\n",
+	fmt.Printf("| ledger | idle: %d workers, %% of a core | transactions/s | memory idle, MiB | at most, backlog of %d, MiB | after it, MiB | a tenth from its front / alone |\n| --- | --- | --- | --- | --- | --- | --- |\n",
 		f.workers, f.jobs)
 	if err := f.measure(ctx, onSQLite, filepath.Join(f.dir, "errand.db")); err != nil {
 		return fmt.Errorf("SQLite: %w", err)
@@ -91,17 +91,16 @@ func (f *footprint) measure(ctx context.Context, group, address string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, f.errand, "bench", "--server", s.url, "--scenario", "backlog", "--jobs", strconv.Itoa(f.jobs))
-	cmd.Stderr = os.Stderr
-	if out, err := cmd.Output(); err != nil {
-		return fmt.Errorf("backlog: %w\n%s", err, out)
+	worked, err := output(exec.CommandContext(ctx, f.errand, "bench", "-o", "json", "--server", s.url, "--scenario", "backlog", "--jobs", strconv.Itoa(f.jobs)))
+	if err != nil {
+		return fmt.Errorf("backlog: %w", err)
 	}
 	most, err1 := memory(s, "VmHWM")
 	after, err2 := memory(s, "VmRSS")
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	fmt.Printf("| %s | %.2f | %.1f | %d | %d | %d |\n", group, 100*busy, rate, idle, most, after)
+	fmt.Printf("| %s | %.2f | %.1f | %d | %d | %d | %.2f |\n", group, 100*busy, rate, idle, most, after, worked.Scenarios[0].Ratio)
 	return nil
 }
 
