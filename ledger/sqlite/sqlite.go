@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -207,12 +208,21 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 // Driver implements driver.Connector.
 func (c connector) Driver() driver.Driver { return &modernc.Driver{} }
 
+// cacheKiB is how much of the file a connection keeps in memory. Writes go to the ends of
+// trees, and reads of the operating system's own cache are cheap.
+func cacheKiB(query string) int {
+	if query == queryOnly {
+		return 4 << 10
+	}
+	return 16 << 10
+}
+
 func connect(ctx context.Context, path, query string) (driver.Conn, error) {
 	// Checkpoints are rarer than by default (1000 pages) and write more at once;
 	// the log file is cut back to 64 MiB after a burst.
 	dsn := "file:" + (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath() +
 		"?_pragma=busy_timeout(5000)&_pragma=synchronous(FULL)&_pragma=wal_autocheckpoint(4000)" +
-		"&_pragma=journal_size_limit(67108864)&_pragma=cache_size(-65536)&_pragma=temp_store(MEMORY)&_error_rc=1"
+		"&_pragma=journal_size_limit(67108864)&_pragma=cache_size(" + strconv.Itoa(-cacheKiB(query)) + ")&_pragma=temp_store(MEMORY)&_error_rc=1"
 	if query != "" {
 		dsn += "&" + query
 	}
