@@ -31,9 +31,9 @@ demo: ## the main job on real input: hash every file of DEMO_DIR (default: this 
 bench: ## Errand beside its peers (PEERS, SCENARIOS, ROUNDS, JOBS, OUT: see scripts/bench)
 	scripts/bench
 
-bench-footprint: ## what a server needs: memory with a backlog, and what idle workers cost (JOBS, WORKERS, IDLE)
+bench-footprint: ## what a server needs: memory with a backlog, and what idle workers cost (LEDGER, JOBS, WORKERS, IDLE)
 	go build -trimpath -o bin/errand ./cmd/errand
-	cd bench && go run . footprint -errand ../bin/errand -jobs $${JOBS:-1000000} -workers $${WORKERS:-100} -idle $${IDLE:-30s}
+	cd bench && go run . footprint -errand ../bin/errand -jobs $${JOBS:-1000000} -workers $${WORKERS:-100} -idle $${IDLE:-30s} -ledger "$${LEDGER:-}"
 
 bench-ledger: ## the ledger's benchmarks
 	scripts/test-services --only postgres go test -run '^$$' -bench . -benchtime $${BENCHTIME:-3s} ./ledger/...

@@ -36,6 +36,7 @@ func runFootprint(ctx context.Context, args []string) (err error) {
 	fs := flag.NewFlagSet("bench footprint", flag.ContinueOnError)
 	fs.StringVar(&f.errand, "errand", "", "the errand binary")
 	fs.IntVar(&f.jobs, "jobs", 1_000_000, "jobs of the backlog")
+	only := fs.String("ledger", "", "sqlite or postgres alone")
 	fs.IntVar(&f.workers, "workers", 100, "workers that wait")
 	fs.DurationVar(&f.idle, "idle", 30*time.Second, "how long they wait")
 	if err := fs.Parse(args); err != nil {
@@ -53,8 +54,13 @@ func runFootprint(ctx context.Context, args []string) (err error) {
 	}
 	fmt.Printf("| ledger | idle: %d workers, %% of a core | transactions/s | memory idle, MiB | at most, backlog of %d, MiB | after it, MiB | a tenth from its front / alone |\n| --- | --- | --- | --- | --- | --- | --- |\n",
 		f.workers, f.jobs)
-	if err := f.measure(ctx, onSQLite, filepath.Join(f.dir, "errand.db")); err != nil {
-		return fmt.Errorf("SQLite: %w", err)
+	if *only != "postgres" {
+		if err := f.measure(ctx, onSQLite, filepath.Join(f.dir, "errand.db")); err != nil {
+			return fmt.Errorf("SQLite: %w", err)
+		}
+	}
+	if *only == "sqlite" {
+		return nil
 	}
 	pg, err := services.Postgres(ctx, f.dir)
 	if err != nil {
