@@ -43,18 +43,20 @@ func (c *claim) readLane(kind string, lane job.Lane, n int) ([]candidate, error)
 		read := 0
 		args := []any{c.req.Queue, kind, int64(lane), after, coldsql.Micros(c.now), int64(n)}
 		err := c.query(laneJobsSQL, args, func(row []driver.Value) error {
-			one, whole, err := c.scan(row)
+			rows = append(rows, candidate{})
+			one := &rows[len(rows)-1]
+			whole, err := c.scan(row, one)
 			if err != nil {
 				return err
 			}
 			read, after = read+1, one.job.Seq
 			if _, leased := c.mem.leased[one.rid]; leased {
+				rows = rows[:len(rows)-1]
 				return nil
 			}
 			if !whole {
 				touched = append(touched, one.rid)
 			}
-			rows = append(rows, one)
 			if bytes += len(one.job.Payload); bytes > c.req.MaxBytes || len(rows) == n {
 				return io.EOF // of too many bytes the last will not fit, unless it is the first
 			}
@@ -73,7 +75,8 @@ func (c *claim) readRows(rids []int64) ([]candidate, error) {
 	at := make(map[int64]candidate, len(rids))
 	var touched []int64
 	err := c.eachRID(rowJobsSQL, nil, rids, func(row []driver.Value) error {
-		one, whole, err := c.scan(row)
+		var one candidate
+		whole, err := c.scan(row, &one)
 		if !whole {
 			touched = append(touched, one.rid)
 		}
@@ -91,7 +94,7 @@ func (c *claim) readRows(rids []int64) ([]candidate, error) {
 }
 
 // scan makes a job of a row of candidateColumns, and says whether that is all of it.
-func (c *claim) scan(row []driver.Value) (one candidate, whole bool, err error) {
+func (c *claim) scan(row []driver.Value, one *candidate) (whole bool, err error) {
 	one.job = job.Job{Queue: c.req.Queue, State: job.Ready, ContentType: job.DefaultContentType}
 	j := &one.job
 	var plain, runAt, createdAt int64
@@ -99,7 +102,7 @@ func (c *claim) scan(row []driver.Value) (one candidate, whole bool, err error) 
 		&j.Attempt, &j.MaxAttempts, &j.Token, &j.Version, &j.Digest, &j.Payload)
 	err = assign(row, c.dest)
 	j.RunAt, j.CreatedAt = coldsql.Time(runAt), coldsql.Time(createdAt)
-	return one, plain != 0, err
+	return plain != 0, err
 }
 
 // readWhole reads again, with all their columns, those of rows that are named.

@@ -162,6 +162,7 @@ func (c *claim) leaseAll(rids []int64) error {
 
 // lease gives the rows to the session, in their order, as far as their bytes fit.
 func (c *claim) lease(rows []candidate) error {
+	c.jobs = slices.Grow(c.jobs, len(rows))
 	taken := 0
 	for i := range rows {
 		j := &rows[i].job
