@@ -1,7 +1,7 @@
 # Everything that a contributor runs. `make test` needs nothing but Go, and
 # root on Debian (or PostgreSQL installed, or ERRAND_TEST_POSTGRES set).
 
-.PHONY: help build dashboards test soak check demo bench bench-ledger generate fuzz lint
+.PHONY: help build dashboards test soak check demo bench bench-footprint bench-ledger generate fuzz lint
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -30,6 +30,10 @@ demo: ## the main job on real input: hash every file of DEMO_DIR (default: this 
 
 bench: ## Errand beside its peers (PEERS, SCENARIOS, ROUNDS, JOBS, OUT: see scripts/bench)
 	scripts/bench
+
+bench-footprint: ## what a server needs: memory with a backlog, and what idle workers cost (LEDGER, JOBS, WORKERS, IDLE)
+	go build -trimpath -o bin/errand ./cmd/errand
+	cd bench && go run . footprint -errand ../bin/errand -jobs $${JOBS:-1000000} -workers $${WORKERS:-100} -idle $${IDLE:-30s} -ledger "$${LEDGER:-}"
 
 bench-ledger: ## the ledger's benchmarks
 	scripts/test-services --only postgres go test -run '^$$' -bench . -benchtime $${BENCHTIME:-3s} ./ledger/...

@@ -17,7 +17,8 @@ const Version = "0.1.0"
 type Client struct {
 	svc      Service
 	close    func() error
-	route    *route // nil: there is but one server, in this process
+	route    *route  // nil: there is but one server, in this process
+	sharer   *sharer // nil: each enqueue is a call of its own
 	retryFor time.Duration
 
 	telemetry *telemetry // nil: nobody listens
@@ -124,7 +125,11 @@ func (c *Client) enqueue(ctx context.Context, ps []EnqueueParams) ([]EnqueueResu
 			req.Items[i] = it
 		}
 		var err error
-		resp, err = c.svc.Enqueue(ctx, req)
+		if c.sharer != nil && len(ps) == 1 && ps[0].fits() {
+			resp, err = c.sharer.enqueue(ctx, req.Items[0])
+		} else {
+			resp, err = c.svc.Enqueue(ctx, req)
+		}
 		return err
 	})
 	switch {

@@ -279,3 +279,27 @@ func FuzzParseID(f *testing.F) {
 		}
 	})
 }
+
+// TestTheSDKAsksForNoCompression, which would cost the server more than the rest of an answer.
+func TestTheSDKAsksForNoCompression(t *testing.T) {
+	asked := make(chan string, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		select {
+		case asked <- req.Header.Get("Accept-Encoding"):
+		default:
+		}
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	defer srv.Close()
+	c, err := Dial(srv.URL, WithRetryFor(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.ServerInfo(t.Context()); err == nil {
+		t.Fatal("an answer of nobody")
+	}
+	if got := <-asked; got != "identity" {
+		t.Errorf("Accept-Encoding: %q", got)
+	}
+}

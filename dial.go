@@ -124,7 +124,7 @@ func Dial(addr string, opts ...DialOption) (*Client, error) {
 		transport.CloseIdleConnections()
 		return nil
 	})
-	c.route, c.retryFor = route, cfg.retryFor
+	c.route, c.retryFor, c.sharer = route, cfg.retryFor, &sharer{send: c.svc.Enqueue}
 	if err := c.Instrument(cfg.tracers, cfg.meters); err != nil {
 		return nil, err
 	}

@@ -17,10 +17,13 @@ type wire struct {
 
 var _ Service = (*wire)(nil)
 
+// newWire makes clients that ask for no compression: it costs a server more
+// than all else that an answer does, and workers are close to their servers.
 func newWire(http connect.HTTPClient, base string) *wire {
+	plain := connect.WithAcceptCompression("gzip", nil, nil)
 	return &wire{
-		QueueServiceClient: errandv1connect.NewQueueServiceClient(http, base),
-		watch:              errandv1connect.NewWatchServiceClient(http, base),
+		QueueServiceClient: errandv1connect.NewQueueServiceClient(http, base, plain),
+		watch:              errandv1connect.NewWatchServiceClient(http, base, plain),
 	}
 }
 

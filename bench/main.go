@@ -4,6 +4,7 @@
 //
 //	make bench                                                    everything
 //	make bench PEERS=river,graphile SCENARIOS=drain ROUNDS=3 JOBS=20000
+//	make bench-footprint                                          what a server needs: see footprint.go
 //
 // Each measurement is a process of its own on an empty database: `errand bench`
 // for Errand, as users run it, and this program or a script on Node for a peer.
@@ -41,9 +42,14 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
-	if len(os.Args) > 1 && os.Args[1] == "peer" {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "peer":
 		err = runPeer(ctx, os.Args[2:])
-	} else {
+	case len(os.Args) > 1 && os.Args[1] == "footprint":
+		err = runFootprint(ctx, os.Args[2:])
+	case len(os.Args) > 1 && os.Args[1] == "plot":
+		err = runPlot(os.Args[2:])
+	default:
 		err = runAll(ctx, os.Args[1:])
 	}
 	if err != nil {
@@ -72,7 +78,7 @@ func parse(args []string) (options, error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.StringVar(&o.errand, "errand", "", "the errand binary")
 	f.StringVar(&peerList, "peers", "all", "systems to measure beside Errand, with commas between: "+strings.Join(systemNames(), ", "))
-	f.StringVar(&scenarioList, "scenarios", strings.Join(scenarioNames(), ","), "scenarios, with commas between: "+strings.Join(scenarioNames(), ", "))
+	f.StringVar(&scenarioList, "scenarios", "bulk,drain,single16,single64,latency,steady", "scenarios, with commas between: "+strings.Join(scenarioNames(), ", "))
 	f.IntVar(&o.rounds, "rounds", 9, "rounds")
 	f.IntVar(&o.jobs, "jobs", 100_000, "jobs of bulk and drain; a fifth of them in single")
 	f.IntVar(&o.payload, "payload", 100, "bytes of a payload")

@@ -35,12 +35,12 @@ func (r *runner) measure(ctx context.Context, sys system, sc scenario, address s
 	case onErrand:
 		cmd = r.errandBench(ctx, sc, p, r.ledgerFlags(sys, address)...)
 	case onErrandServer:
-		url, stop, err := r.errandServe(ctx, sys, address)
+		s, err := errandServe(ctx, r.errand, ledgerURL(sys.group, address))
 		if err != nil {
 			return bench.Result{}, err
 		}
-		defer stop()
-		cmd = r.errandBench(ctx, sc, p, "--server", url)
+		defer s.stop()
+		cmd = r.errandBench(ctx, sc, p, "--server", s.url)
 	case onGo:
 		text, err := json.Marshal(p)
 		if err != nil {
@@ -106,35 +106,49 @@ func (r *runner) ledgerFlags(sys system, address string) []string {
 	return []string{"--ledger", address}
 }
 
-// errandServe starts a server on the ledger at address.
-func (r *runner) errandServe(ctx context.Context, sys system, address string) (url string, stop func(), err error) {
-	if sys.group == onSQLite {
-		address = "sqlite:" + address
+// ledgerURL names what a server keeps its jobs in.
+func ledgerURL(group, address string) string {
+	if group == onSQLite {
+		return "sqlite:" + address
 	}
-	cmd := exec.Command(r.errand, "serve", "-o", "json", "--listen", "127.0.0.1:0", "--log-level", "error", "--ledger", address)
+	return address
+}
+
+// served is a server of Errand that was started here.
+type served struct {
+	url string
+	cmd *exec.Cmd
+}
+
+// errandServe starts a server on a ledger.
+func errandServe(ctx context.Context, errand, ledger string) (*served, error) {
+	cmd := exec.Command(errand, "serve", "-o", "json", "--listen", "127.0.0.1:0", "--log-level", "error", "--ledger", ledger)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it is stopped here, not by the terminal
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	stop = func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
-		_ = cmd.Wait()
-	}
+	s := &served{cmd: cmd}
 	var answer struct{ URL string }
 	line, err := bufio.NewReader(stdout).ReadBytes('\n')
 	if err == nil {
 		err = json.Unmarshal(line, &answer)
 	}
 	if err != nil || ctx.Err() != nil {
-		stop()
-		return "", nil, fmt.Errorf("errand serve: %w", errors.Join(err, ctx.Err()))
+		s.stop()
+		return nil, fmt.Errorf("errand serve: %w", errors.Join(err, ctx.Err()))
 	}
-	return answer.URL, stop, nil
+	s.url = answer.URL
+	return s, nil
+}
+
+func (s *served) stop() {
+	_ = s.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+	_ = s.cmd.Wait()
 }
 
 // nodeArgument is what the scripts in node/ take.

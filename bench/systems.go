@@ -43,7 +43,7 @@ var everything = []string{"bulk", "drain", "single16", "single64", "latency", "s
 
 // systems lists all, Errand first in its groups.
 var systems = []system{
-	{name: "errand", label: "Errand", group: onPostgres, scenarios: everything},
+	{name: "errand", label: "Errand", group: onPostgres, scenarios: append(everything[:6:6], "pinned", "backlog")},
 	{name: "errand-server", label: "Errand through a server", group: onPostgres, scenarios: everything, on: onErrandServer},
 	{name: "errand-redis", label: "Errand, states in Redis", group: onPostgres, scenarios: everything},
 	{name: "river", label: "River", group: onPostgres, module: "github.com/riverqueue/river", scenarios: everything, on: onGo,
@@ -53,7 +53,7 @@ var systems = []system{
 	{name: "raw-postgres", label: "raw: COPY 1000, claim + finish 1000", group: onPostgres, scenarios: []string{"bulk", "drain", "single16", "single64"}, on: onGo,
 		bulk: 2, settings: "no queue: the statements alone, two connections"},
 
-	{name: "errand", label: "Errand", group: onSQLite, scenarios: everything},
+	{name: "errand", label: "Errand", group: onSQLite, scenarios: append(everything[:6:6], "backlog")},
 	{name: "errand-server", label: "Errand through a server", group: onSQLite, scenarios: everything, on: onErrandServer},
 	{name: "river-sqlite", label: "River on SQLite", group: onSQLite, module: "github.com/riverqueue/river", scenarios: everything, on: onGo,
 		bulk: 4, settings: "as River; one connection, as its driver's documentation says"},
@@ -107,6 +107,14 @@ var scenarios = []scenario{
 	{name: "single64", of: bench.Single, callers: 64, title: "one a call, 64 callers"},
 	{name: "latency", of: bench.Latency, callers: 16, title: "latency p50 / p99 ms"},
 	{name: "steady", of: bench.Steady, title: "steady"},
+	// Of Errand alone, when they are named: these are ratios of what it reaches by itself.
+	{name: "pinned", of: bench.Pinned, title: "last part of steady, beside an open transaction / without"},
+	{name: "backlog", of: bench.Backlog, title: "first tenth of ten times the jobs / as many alone"},
+}
+
+// isRate reports whether what is compared is jobs a second.
+func (sc scenario) isRate() bool {
+	return sc.of != bench.Latency && sc.of != bench.Pinned && sc.of != bench.Backlog
 }
 
 func scenarioNames() []string {
@@ -136,6 +144,9 @@ func (o options) plan(sys system, sc scenario) bench.Plan {
 	}
 	if sc.of == bench.Latency {
 		p.Rate = o.rate
+	}
+	if sc.of == bench.Backlog {
+		p.Jobs = 10 * o.jobs
 	}
 	return p
 }

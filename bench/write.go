@@ -129,6 +129,10 @@ func (r *runner) cell(sys system, sc scenario) string {
 	if len(rates) == 0 {
 		return "-"
 	}
+	if own := r.ownRatios(sys, sc); own != nil {
+		s := spreadOf(own)
+		return fmt.Sprintf("%.2f (%.2f-%.2f)", s.median, s.low, s.high)
+	}
 	value := thousands(spreadOf(slices.Collect(maps.Values(rates))).median)
 	measure := rate
 	if sc.of == bench.Latency {
@@ -145,6 +149,25 @@ func (r *runner) cell(sys system, sc scenario) string {
 		return value
 	}
 	return fmt.Sprintf("%s · %.2f× (%.2f-%.2f)", value, s.median, s.low, s.high)
+}
+
+// ownRatios are those of the scenarios that compare a system with itself; nil: it is another.
+func (r *runner) ownRatios(sys system, sc scenario) []float64 {
+	switch sc.of {
+	case bench.Backlog:
+		return slices.Collect(maps.Values(r.values(sys, sc, func(res bench.Result) float64 { return res.Ratio })))
+	case bench.Pinned:
+		return ratios(r.values(sys, sc, lastWindow), r.values(sys, findScenario("steady"), lastWindow))
+	}
+	return nil
+}
+
+// lastWindow is the rate in the last part of a scenario that runs for a time.
+func lastWindow(res bench.Result) float64 {
+	if len(res.Windows) == 0 {
+		return math.NaN()
+	}
+	return res.Windows[len(res.Windows)-1]
 }
 
 // values are what a system reached, by round.

@@ -15,11 +15,16 @@ import (
 	"github.com/errandhq/errand/internal/auth"
 )
 
+// compressFrom is the size from which answers are compressed for who asks for it:
+// a short one takes longer to compress than to send.
+const compressFrom = 4 << 10
+
 // routes lists all that the server answers to.
 func (s *Server) routes(svc *api.Service) http.Handler {
 	mux := http.NewServeMux()
 	options := []connect.HandlerOption{
 		withStrictJSON(),
+		connect.WithCompressMinBytes(compressFrom),
 		connect.WithReadMaxBytes(svc.ReadMaxBytes()),
 		connect.WithRequestGate(s.admit),
 		connect.WithInterceptors(append([]connect.Interceptor{noteOutcome{}}, s.conf.Interceptors...)...),

@@ -352,6 +352,38 @@ func TestMessageBound(t *testing.T) {
 	}
 }
 
+// TestCompression: a short answer is sent as it is, even to who would take it
+// compressed, and a long one is compressed for him alone.
+func TestCompression(t *testing.T) {
+	r := serve(t, &fake{}, Config{})
+	encoding := func(items int, accept string) string {
+		t.Helper()
+		body := `{"items":[` + strings.TrimSuffix(strings.Repeat(`{"kind":"k"},`, items), ",") + `]}`
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.URL()+"/errand.v1.QueueService/Enqueue", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Accept-Encoding", accept)
+		resp, err := transport(t, false).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatal(resp.Status, err)
+		}
+		return resp.Header.Get("Content-Encoding")
+	}
+	for _, c := range []struct {
+		items        int
+		accept, want string
+	}{{1, "gzip", ""}, {1000, "gzip", "gzip"}, {1000, "identity", ""}} {
+		if got := encoding(c.items, c.accept); got != c.want {
+			t.Errorf("%d items for %q: encoded %q, want %q", c.items, c.accept, got, c.want)
+		}
+	}
+}
+
 // TestRoles makes every call under every role and compares with the table.
 func TestRoles(t *testing.T) {
 	lines, secrets := []string{}, map[auth.Role]string{}

@@ -34,6 +34,9 @@ type Dialect struct {
 	// HasTag is a condition on the column tags, a JSON array of strings or
 	// NULL, with %s for the parameter that holds the tag.
 	HasTag string
+	// Live names the relation that holds the live jobs of a state, with the columns
+	// of job; nil: job, for all states.
+	Live func(job.State) string
 	// NewestFailure is an expression for the last element of the column errors,
 	// as JSON text; NULL where errors is.
 	NewestFailure string
@@ -46,6 +49,14 @@ type Dialect struct {
 type Store struct {
 	DB *sql.DB
 	Dialect
+}
+
+// live is the relation for live jobs of a state.
+func (s *Store) live(state job.State) string {
+	if s.Live == nil {
+		return s.Prefix + "job"
+	}
+	return s.Prefix + s.Live(state)
 }
 
 // Execer is what writes need: a pool, a connection or a transaction.

@@ -44,27 +44,30 @@ func (s *Store) List(ctx context.Context, f ledger.Query) ([]job.Job, error) {
 	limit := q.arg(int64(f.Limit))
 	inner, outer := s.shortColumns()
 	var parts []string
-	for _, place := range placesOf(f) {
-		parts = append(parts, fmt.Sprintf("SELECT * FROM (SELECT %s FROM %s%s WHERE %s ORDER BY id DESC LIMIT %s) AS %s_page",
-			inner, s.Prefix, place, cond, limit, place))
+	for i, place := range s.placesOf(f) {
+		parts = append(parts, fmt.Sprintf("SELECT * FROM (SELECT %s FROM %s WHERE %s ORDER BY id DESC LIMIT %s) AS page_%d",
+			inner, place, cond, limit, i))
 	}
 	text := fmt.Sprintf("SELECT %s FROM (%s) AS page ORDER BY id DESC LIMIT %s",
 		outer, strings.Join(parts, " UNION ALL "), limit)
 	return s.appendJobs(ctx, "list", nil, text, q.args)
 }
 
-// placesOf returns where the jobs that f chooses can be.
-func placesOf(f ledger.Query) []string {
+// placesOf returns the relations in which the jobs that f chooses can be.
+func (s *Store) placesOf(f ledger.Query) []string {
 	switch {
 	case f.Error != "" || f.State == job.Dead:
-		return []string{"dead"}
+		return []string{s.Prefix + "dead"}
 	case f.State == job.Succeeded || f.State == job.Cancelled:
-		return []string{"archive"}
+		return []string{s.Prefix + "archive"}
 	case f.State != 0:
-		return []string{"job"}
-	default:
-		return places
+		return []string{s.live(f.State)}
 	}
+	var all []string
+	for _, place := range places {
+		all = append(all, s.Prefix+place)
+	}
+	return all
 }
 
 func (s *Store) listConditions(q *query, f ledger.Query) []string {

@@ -58,12 +58,12 @@ func (s *Store) OldestReady(ctx context.Context) ([]ledger.Oldest, error) {
 	}
 	text := fmt.Sprintf(`WITH lanes(lane) AS (VALUES %[2]s),
 		kinds AS (SELECT queue, kind FROM %[1]scounter WHERE state = 2 GROUP BY queue, kind HAVING sum(n) > 0),
-		heads AS (SELECT k.queue, k.kind, (SELECT j.run_at FROM %[1]sjob j
+		heads AS (SELECT k.queue, k.kind, (SELECT j.run_at FROM %[3]s j
 			WHERE j.queue = k.queue AND j.kind = k.kind AND j.state = 2 AND j.lane = l.lane
 			ORDER BY j.seq LIMIT 1) AS run_at
 			FROM kinds k CROSS JOIN lanes l)
 		SELECT queue, kind, min(run_at) FROM heads WHERE run_at IS NOT NULL
-		GROUP BY queue, kind ORDER BY queue, kind`, s.Prefix, lanes)
+		GROUP BY queue, kind ORDER BY queue, kind`, s.Prefix, lanes, s.live(job.Ready))
 	var oldest []ledger.Oldest
 	err := s.each(ctx, "read the oldest ready jobs", text, nil, func(rows *sql.Rows) error {
 		var o ledger.Oldest

@@ -23,8 +23,8 @@ func SessionValues(s *ledger.Session, id func(job.ID) any) []any {
 // ListSessions implements ledger.Sessions.
 func (s *Store) ListSessions(ctx context.Context) ([]ledger.Session, error) {
 	text := fmt.Sprintf(`SELECT %[2]s, coalesce(held.n, 0) FROM %[1]ssession LEFT JOIN
-		(SELECT session AS holder, count(*) AS n FROM %[1]sjob WHERE state = 3 GROUP BY session) AS held
-		ON held.holder = id ORDER BY opened_at DESC, id DESC`, s.Prefix, SessionColumns)
+		(SELECT session AS holder, count(*) AS n FROM %[3]s WHERE state = 3 GROUP BY session) AS held
+		ON held.holder = id ORDER BY opened_at DESC, id DESC`, s.Prefix, SessionColumns, s.live(job.Running))
 	var sessions []ledger.Session
 	err := s.each(ctx, "list sessions", text, nil, func(rows *sql.Rows) error {
 		one, err := scanSession(rows)
@@ -75,7 +75,7 @@ func (s *Store) Held(ctx context.Context, sessions []job.ID) ([]ledger.Lease, er
 }
 
 func (s *Store) held(ctx context.Context, leases []ledger.Lease, cond string, args []any) ([]ledger.Lease, error) {
-	text := fmt.Sprintf("SELECT id, session, token, call, cancel_requested FROM %sjob WHERE state = 3 AND %s", s.Prefix, cond)
+	text := fmt.Sprintf("SELECT id, session, token, call, cancel_requested FROM %s WHERE state = 3 AND %s", s.live(job.Running), cond)
 	err := s.each(ctx, "read leases", text, args, func(rows *sql.Rows) error {
 		var l ledger.Lease
 		var call sql.NullInt64

@@ -99,9 +99,18 @@ func (t *tx) move(p *picked) error {
 	if err != nil {
 		return err
 	}
+	delete(t.mem.leases, p.before.ID)
 	t.count(&p.before, p.slice, -1)
 	if table != "" {
 		t.count(&p.after, slice, 1)
+	}
+	if p.table == liveTable {
+		if err := t.unlease([]int64{p.rid}); err != nil {
+			return err
+		}
+	}
+	if p.after.State == job.Ready {
+		t.mem.unmark(&p.after)
 	}
 	values := coldsql.Values(make([]any, 0, len(coldsql.Columns)+1), &p.after, blobID)
 	if table == p.table {
@@ -115,11 +124,14 @@ func (t *tx) move(p *picked) error {
 	return err
 }
 
+// liveTable holds the rows behind the view job.
+const liveTable = "job_row"
+
 // placeOf returns the table for a job in its state, "" for a deleted one.
 func (t *tx) placeOf(j *job.Job) (table string, n int64, err error) {
 	switch j.State {
 	case job.Scheduled, job.Ready, job.Running:
-		return "job", 0, nil
+		return liveTable, 0, nil
 	case job.Dead:
 		return "dead", 0, nil
 	case job.Deleted:
@@ -141,7 +153,8 @@ func (l *Ledger) Fence(ctx context.Context) (int64, error) {
 	var n int64
 	err := l.w.do(ctx, "fence", batchWeight, func(t *tx) error {
 		n = 0
-		tables := []string{"job", "dead"}
+		clear(t.mem.leases)
+		tables := []string{liveTable, "dead"}
 		for _, s := range t.mem.slices {
 			tables = append(tables, s.table())
 		}

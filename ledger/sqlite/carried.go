@@ -66,7 +66,7 @@ func (r *headReader) readOne(now time.Time, req *ledger.Head, answer *ledger.Hea
 	if err != nil {
 		return err
 	}
-	lanes := laneReader{r.c, now, req.Queue}
+	lanes := laneReader{c: r.c, now: now, queue: req.Queue}
 	var rids []int64
 	for lane := job.LaneFront; lane <= job.LaneLast && len(rids) < req.Max; lane++ {
 		more, err := lanes.first(kindsIn(ready, req.Kinds, lane), lane, req.Max-len(rids))
@@ -99,7 +99,7 @@ func (r *headReader) ready(queue string) (readyLanes, error) {
 // refs reads the refs of rows, in the order of claims.
 func (r *headReader) refs(rids []int64) ([]ledger.Ref, error) {
 	refs := make([]ledger.Ref, 0, len(rids))
-	err := r.c.eachRID("SELECT id, token, kind, lane, seq, run_at FROM job WHERE rid IN (%s)", nil, rids, func(row []driver.Value) error {
+	err := r.c.eachRID("SELECT id, token, kind, lane, seq, run_at FROM job_row WHERE rid IN (%s)", nil, rids, func(row []driver.Value) error {
 		var ref ledger.Ref
 		var since int64
 		err := assign(row, []any{&ref.ID, &ref.Token, &ref.Kind, &ref.Lane, &ref.Seq, &since})

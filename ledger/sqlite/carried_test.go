@@ -25,7 +25,7 @@ func TestHeadsWaitForNobody(t *testing.T) {
 	writing, release, done := make(chan struct{}), make(chan struct{}), make(chan error)
 	go func() {
 		done <- l.w.do(t.Context(), "hold the writer", 1, func(t *tx) error {
-			_, err := t.exec("UPDATE job SET version = version + 1")
+			_, err := t.exec("UPDATE job_row SET version = version + 1")
 			close(writing)
 			<-release
 			return err

@@ -11,9 +11,6 @@ import (
 	"github.com/errandhq/errand/ledger/coldsql"
 )
 
-// readChunk is how many rows a claim reads before it looks at their bytes.
-const readChunk = 32
-
 // Claim implements ledger.Jobs.
 func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) ([]ledger.Claimed, error) {
 	if len(reqs) == 0 {
@@ -48,6 +45,7 @@ type claim struct {
 	jobs  []job.Job
 	bytes int
 	full  bool // the next job in the order does not fit
+	dest  []any
 }
 
 func (c *claim) run(answer *ledger.Claimed) error {
@@ -87,7 +85,7 @@ func (c *claim) takeLanes() error {
 
 // refSQL finds the rows of refs that may be leased, in their order. The plus
 // signs leave the planner no index but that of the ids.
-const refSQL = `SELECT j.rid, j.kind FROM (VALUES %s) AS v CROSS JOIN job AS j ON j.id = v.column1
+const refSQL = `SELECT j.rid, j.kind FROM (VALUES %s) AS v CROSS JOIN job_row AS j ON j.id = v.column1
 	WHERE +j.state = 2 AND j.token = v.column2 AND +j.queue = ? AND +j.lane > -2 AND (j.expires_at IS NULL OR +j.expires_at > ?)`
 
 // takeRefs takes jobs by name.
@@ -104,7 +102,8 @@ func (c *claim) takeRefs() error {
 		return c.query(rowsText(refSQL, "(?, ?)", to-from), args, func(row []driver.Value) error {
 			rid, kind := row[0].(int64), row[1].(string)
 			asked := len(c.req.Kinds) == 0 || slices.Contains(c.req.Kinds, kind)
-			if asked && !seen[rid] && len(rids) < c.req.Max {
+			_, leased := c.mem.leased[rid]
+			if asked && !leased && !seen[rid] && len(rids) < c.req.Max {
 				seen[rid] = true
 				rids = append(rids, rid)
 			}
@@ -128,7 +127,14 @@ func (c *claim) takeLane(lane job.Lane) error {
 			return err
 		}
 	}
-	rids, err := laneReader{c.conn, c.now, c.req.Queue}.first(kinds, lane, most)
+	if len(kinds) == 1 {
+		rows, err := c.readLane(kinds[0], lane, most)
+		if err != nil {
+			return err
+		}
+		return c.lease(rows)
+	}
+	rids, err := laneReader{c.conn, c.now, c.req.Queue, c.mem.marks}.first(kinds, lane, most)
 	if err != nil {
 		return err
 	}
@@ -137,13 +143,17 @@ func (c *claim) takeLane(lane job.Lane) error {
 
 // holdsSuspect reports whether the session holds a job that has crashed before.
 func (c *claim) holdsSuspect() (bool, error) {
-	return c.get("SELECT 1 FROM job WHERE state = 3 AND session = ? AND crashes > 0 LIMIT 1", []any{blobID(c.req.Session)}, new(int64))
+	return c.get("SELECT 1 FROM job_row WHERE state = 3 AND session = ? AND crashes > 0 LIMIT 1", []any{blobID(c.req.Session)}, new(int64))
 }
 
 // leaseAll leases rows as far as they fit, without reading many that do not.
 func (c *claim) leaseAll(rids []int64) error {
-	for chunk := range slices.Chunk(rids, readChunk) {
-		if err := c.lease(chunk); err != nil || c.full {
+	for chunk := range slices.Chunk(rids, chunkSizes[0]) {
+		rows, err := c.readRows(chunk)
+		if err != nil {
+			return err
+		}
+		if err := c.lease(rows); err != nil || c.full {
 			return err
 		}
 	}
@@ -151,14 +161,11 @@ func (c *claim) leaseAll(rids []int64) error {
 }
 
 // lease gives the rows to the session, in their order, as far as their bytes fit.
-func (c *claim) lease(rids []int64) error {
-	read, err := c.readLive(rids)
-	if err != nil {
-		return err
-	}
-	taken := make([]int64, 0, len(rids))
-	for _, rid := range rids {
-		j := read[rid]
+func (c *claim) lease(rows []candidate) error {
+	c.jobs = slices.Grow(c.jobs, len(rows))
+	taken := 0
+	for i := range rows {
+		j := &rows[i].job
 		if len(c.jobs) > 0 && c.bytes+len(j.Payload) > c.req.MaxBytes {
 			c.full = true
 			break
@@ -176,21 +183,10 @@ func (c *claim) lease(rids []int64) error {
 		c.count(j, 0, 1)
 		c.bytes += len(j.Payload)
 		c.jobs = append(c.jobs, *j)
-		taken = append(taken, rid)
+		taken++
 	}
-	return c.storeLeases(taken)
-}
-
-// readLive reads live jobs by row.
-func (t *tx) readLive(rids []int64) (map[int64]*job.Job, error) {
-	read := make(map[int64]*job.Job, len(rids))
-	var row coldsql.Row
-	err := t.eachRID("SELECT rid, "+coldsql.ColumnList+" FROM job WHERE rid IN (%s)", nil, rids, func(vals []driver.Value) error {
-		j, err := row.Scan(func(dest ...any) error { return assign(vals[1:], dest) })
-		read[vals[0].(int64)] = &j
-		return err
-	})
-	return read, err
+	c.remember(rows[:taken])
+	return c.storeLeases(rows[:taken])
 }
 
 // eachRID runs a query over rows, for which form has one %s after the
@@ -203,14 +199,4 @@ func (c *conn) eachRID(form string, args []any, rids []int64, fn func(row []driv
 		}
 		return c.query(rowsText(form, "?", to-from), all, fn)
 	})
-}
-
-func (c *claim) storeLeases(rids []int64) error {
-	var call any
-	if c.req.Call != 0 {
-		call = c.req.Call
-	}
-	return c.eachRID(`UPDATE job SET state = 3, attempt = attempt + 1, token = token + 1, version = version + 1,
-		session = ?, call = ?, leased_at = ? WHERE rid IN (%s)`,
-		[]any{blobID(c.req.Session), call, coldsql.Micros(c.now)}, rids, nil)
 }

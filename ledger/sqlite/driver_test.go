@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
+	"github.com/errandhq/errand/ledger/coldsql"
 )
 
 func testPath(t testing.TB) string { return filepath.Join(t.TempDir(), "errand.db") }
@@ -302,14 +304,28 @@ func waitFor(t *testing.T, done func() bool) {
 	}
 }
 
+// scansAll finds a plan that reads all live jobs, other than by the order of an index.
+var scansAll = regexp.MustCompile(`SCAN (job_row|r|j|l)\n`)
+
 func TestPlans(t *testing.T) {
 	l := testOpen(t, testPath(t))
 	for _, c := range []struct{ name, text, want string }{
-		{"claim", laneSQL, "USING COVERING INDEX job_ready (queue=? AND kind=? AND lane=? AND seq>?)"},
-		{"due", "SELECT rid FROM job WHERE state = 1 AND run_at <= $1 ORDER BY run_at, rid LIMIT $2", "INDEX job_scheduled (run_at<?)"},
-		{"expired", "SELECT id FROM job WHERE expires_at <= $1 AND state < 3 ORDER BY expires_at LIMIT $2", "INDEX job_expires (expires_at<?)"},
-		{"orphans", "SELECT id FROM job WHERE state = 3 AND session IN (" + orphanSessions + "session.state = 3) LIMIT $1", "INDEX job_running (session=?)"},
-		{"succeed", rowsText(succeedFind, "(?, ?, ?)", 8), "SEARCH j USING INDEX sqlite_autoindex_job_1 (id=?)"},
+		{"claim", laneJobsSQL, "USING INDEX job_ready (queue=? AND kind=? AND lane=? AND seq>?)"},
+		{"claim of several kinds", headSQL, "USING COVERING INDEX job_ready (queue=? AND kind=? AND lane=? AND seq>?)"},
+		{"due", "SELECT rid FROM job_row WHERE state = 1 AND run_at <= $1 ORDER BY run_at, rid LIMIT $2", "INDEX job_scheduled (run_at<?)"},
+		{"expired", "SELECT id FROM job_row WHERE expires_at <= $1 AND state < 3 AND " + notLeased + " ORDER BY expires_at LIMIT $2", "INDEX job_expires (expires_at<?)"},
+		{"orphans", "SELECT id FROM job_held WHERE state = 3 AND session IN (" + orphanSessions + "session.state = 3) LIMIT $1", "INDEX job_running (session=?)"},
+		{"get", "SELECT " + coldsql.ColumnList + " FROM job WHERE id IN ($1, $2)", "SEARCH r USING INDEX sqlite_autoindex_job_row_1 (id=?)"},
+		{"page", "SELECT * FROM (SELECT " + coldsql.ColumnList + " FROM job ORDER BY id DESC LIMIT $1) AS p", "SCAN r USING INDEX sqlite_autoindex_job_row_1"},
+		{"page of ready", "SELECT * FROM (SELECT " + coldsql.ColumnList + " FROM job_idle WHERE state = 2 ORDER BY id DESC LIMIT $1) AS p",
+			"USING INDEX sqlite_autoindex_job_row_1"},
+		{"sessions", "SELECT session AS holder, count(*) AS n FROM job_held WHERE state = 3 GROUP BY session", "USING INDEX job_running"},
+		{"oldest", `SELECT name, (SELECT j.run_at FROM job_idle j WHERE j.queue = name AND j.kind = $1 AND j.state = 2
+			AND j.lane = $2 ORDER BY j.seq LIMIT 1) FROM queue`, "USING INDEX job_ready (queue=? AND kind=? AND lane=?)"},
+		{"cancellations", "SELECT id, session, token, call, cancel_requested FROM job_held WHERE state = 3 AND cancel_requested", "USING INDEX job_running"},
+		{"held", "SELECT id, session, token, call, cancel_requested FROM job_held WHERE state = 3 AND session IN ($1, $2)",
+			"USING INDEX job_running (session=?)"},
+		{"succeed", rowsText(succeedFind, "(?, ?, ?)", 8), "SEARCH j USING INDEX sqlite_autoindex_job_row_1 (id=?)"},
 	} {
 		var plan strings.Builder
 		err := l.w.do(t.Context(), "explain", 1, func(tx *tx) error {
@@ -322,7 +338,7 @@ func TestPlans(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !strings.Contains(plan.String(), c.want) || strings.Contains(plan.String(), "TEMP B-TREE FOR ORDER BY") ||
-			strings.Contains(plan.String(), "SCAN job") {
+			scansAll.MatchString(plan.String()) {
 			t.Errorf("%s: want %q in\n%s", c.name, c.want, plan.String())
 		}
 	}
@@ -352,7 +368,7 @@ func TestSeqOutlivesJobs(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	alter(t, path, "DELETE FROM job")
+	alter(t, path, "DELETE FROM job_row")
 	l = testOpen(t, path)
 	mustInsert(t, l, newItem(1))
 	if l.w.mem.seq <= before {

@@ -108,6 +108,8 @@ func (in *insertion) run() ([]ledger.Inserted, error) {
 	return answers, in.store()
 }
 
+const liveStates = `CASE WHEN EXISTS (SELECT 1 FROM lease WHERE lease.rid = job_row.rid) THEN 3 ELSE state END, digest FROM job_row`
+
 // lookUp finds the ids that exist.
 func (in *insertion) lookUp() error {
 	var ids, retried []job.ID
@@ -117,8 +119,8 @@ func (in *insertion) lookUp() error {
 			retried = append(retried, in.items[i].Job.ID)
 		}
 	}
-	for place, ids := range map[string][]job.ID{"job": ids, "dead": ids, "archive": retried} {
-		err := in.eachID("SELECT id, state, digest FROM "+place+" WHERE id IN (%s)", ids, func(row []driver.Value) error {
+	for place, ids := range map[string][]job.ID{liveStates: ids, "state, digest FROM dead": ids, "state, digest FROM archive": retried} {
+		err := in.eachID("SELECT id, "+place+" WHERE id IN (%s)", ids, func(row []driver.Value) error {
 			var id job.ID
 			var k known
 			err := assign(row, []any{&id, &k.state, &k.digest})
@@ -246,7 +248,7 @@ func (in *insertion) store() error {
 			}
 			args = coldsql.Values(args, &j, blobID)
 		}
-		_, err := in.exec(rowsText("INSERT INTO job ("+coldsql.ColumnList+") VALUES %s", columnParams, to-from), args...)
+		_, err := in.exec(rowsText("INSERT INTO job_row ("+coldsql.ColumnList+") VALUES %s", columnParams, to-from), args...)
 		return err
 	})
 }

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"database/sql/driver"
+	"fmt"
 	"slices"
 	"time"
 
@@ -9,16 +10,23 @@ import (
 	"github.com/errandhq/errand/ledger/coldsql"
 )
 
-// laneSQL reads the head of a lane from the ready index alone.
-const laneSQL = `SELECT seq, rid FROM job INDEXED BY job_ready
-	WHERE state = 2 AND queue = ? AND kind = ? AND lane = ? AND seq > ? AND (expires_at IS NULL OR expires_at > ?)
+// laneSQL reads the head of a lane. Of columns that the ready index has, it reads
+// nothing else.
+const laneSQL = `SELECT %s FROM job_row INDEXED BY job_ready
+	WHERE state = 2 AND queue = ? AND kind = ? AND lane = ? AND seq > ? AND (expires_at IS NULL OR expires_at > ?) %s
 	ORDER BY seq LIMIT ?`
+
+var headSQL = fmt.Sprintf(laneSQL, "seq, rid", "AND "+notLeased)
+
+// notLeased chooses rows of job_row that have no lease beside them.
+const notLeased = "NOT EXISTS (SELECT 1 FROM lease WHERE lease.rid = job_row.rid)"
 
 // laneReader reads the first ready jobs of a queue.
 type laneReader struct {
 	c     *conn
 	now   time.Time
 	queue string
+	marks map[laneKey]int64 // where all before is leased; may be nil
 }
 
 // readyLanes says how many jobs are ready in each lane of a queue's kinds.
@@ -64,7 +72,7 @@ func (r laneReader) first(kinds []string, lane job.Lane, n int) ([]int64, error)
 	}
 	heads := make([]*head, len(kinds))
 	for i, kind := range kinds {
-		heads[i] = &head{kind: kind, lane: lane, page: max(8, 2*n/len(kinds))}
+		heads[i] = &head{kind: kind, lane: lane, page: max(8, 2*n/len(kinds)), last: r.marks[laneKey{r.queue, kind, lane}]}
 		if len(kinds) == 1 {
 			heads[i].page = n
 		}
@@ -93,7 +101,7 @@ func (r laneReader) fill(h *head) error {
 	if len(h.rows) > 0 || h.done {
 		return nil
 	}
-	err := r.c.query(laneSQL, []any{r.queue, h.kind, int64(h.lane), h.last, coldsql.Micros(r.now), int64(h.page)},
+	err := r.c.query(headSQL, []any{r.queue, h.kind, int64(h.lane), h.last, coldsql.Micros(r.now), int64(h.page)},
 		func(row []driver.Value) error {
 			var e entry
 			err := assign(row, []any{&e.seq, &e.rid})

@@ -37,7 +37,8 @@ type slice struct{ n, from, to int64 }
 func (s slice) table() string { return fmt.Sprintf("archive_%d", s.n) }
 
 // memory is what the writer knows of the database without asking: its size
-// follows the queues and kinds, not the jobs. Only the writer touches it.
+// follows the queues, the kinds and the jobs that run, not the backlog. Only the
+// writer touches it.
 type memory struct {
 	counts   map[counterKey]int64
 	dirty    map[counterKey]struct{} // changed in this transaction
@@ -45,6 +46,10 @@ type memory struct {
 	slices   []slice
 	span     int64 // of the next slice, in microseconds
 	paused   map[string]bool
+	leases   map[job.ID]lease
+	leased   map[int64]int64  // the blocks of leased rows
+	blocks   map[int64]*block // by their number
+	marks    map[laneKey]int64
 	seq      int64 // the last that was drawn
 	reserved int64
 }
@@ -52,7 +57,8 @@ type memory struct {
 func loadMemory(c *conn) (*memory, error) {
 	m := &memory{
 		counts: make(map[counterKey]int64), dirty: make(map[counterKey]struct{}),
-		ready: make(map[string]readyLanes), paused: make(map[string]bool),
+		ready: make(map[string]readyLanes), paused: make(map[string]bool), leases: make(map[job.ID]lease),
+		leased: make(map[int64]int64), blocks: make(map[int64]*block), marks: make(map[laneKey]int64),
 		span: defaultSpan.Microseconds(),
 	}
 	for _, load := range []struct {
@@ -89,7 +95,7 @@ func loadMemory(c *conn) (*memory, error) {
 			return nil, err
 		}
 	}
-	return m, nil
+	return m, m.loadLeases(c)
 }
 
 func (m *memory) scanCounter(row []driver.Value) error {

@@ -24,11 +24,13 @@ type picked struct {
 }
 
 // orphanSessions chooses the sessions whose jobs are orphans. Those that hold
-// jobs are found by stepping through the index, one probe a session.
+// jobs are those of the blocks, and others that are found by stepping through the index,
+// one probe a session.
 const orphanSessions = `WITH RECURSIVE holder(id) AS (
-		SELECT min(session) FROM job WHERE state = 3
-		UNION ALL SELECT (SELECT min(session) FROM job WHERE state = 3 AND session > holder.id) FROM holder WHERE holder.id IS NOT NULL)
-	SELECT holder.id FROM holder LEFT JOIN session ON session.id = holder.id WHERE holder.id IS NOT NULL AND `
+		SELECT min(session) FROM job_row WHERE state = 3
+		UNION ALL SELECT (SELECT min(session) FROM job_row WHERE state = 3 AND session > holder.id) FROM holder WHERE holder.id IS NOT NULL),
+	all_holders(id) AS (SELECT id FROM holder UNION ALL SELECT session FROM lease_block)
+	SELECT h.id FROM all_holders AS h LEFT JOIN session ON session.id = h.id WHERE h.id IS NOT NULL AND `
 
 // pick reads what p chooses, in the order of the contract.
 func (t *tx) pick(p *ledger.Pick, dead func(ledger.DeadFilter) (string, []any)) ([]*picked, error) {
@@ -38,13 +40,13 @@ func (t *tx) pick(p *ledger.Pick, dead func(ledger.DeadFilter) (string, []any)) 
 	case p.Limit <= 0: // to SQLite that would be no limit
 		return nil, nil
 	case !p.Due.IsZero():
-		return t.pickWhere("job", "state = 1 AND run_at <= $1 ORDER BY run_at, rid", p.Limit, coldsql.Micros(p.Due))
+		return t.pickWhere(liveTable, "state = 1 AND run_at <= $1 ORDER BY run_at, rid", p.Limit, coldsql.Micros(p.Due))
 	case !p.Expired.IsZero():
-		return t.pickWhere("job", "expires_at <= $1 AND state < 3 ORDER BY expires_at", p.Limit, coldsql.Micros(p.Expired))
+		return t.pickWhere(liveTable, "expires_at <= $1 AND state < 3 AND "+notLeased+" ORDER BY expires_at", p.Limit, coldsql.Micros(p.Expired))
 	case p.Orphans == ledger.SessionDead:
-		return t.pickWhere("job", "state = 3 AND session IN ("+orphanSessions+"session.state = 3)", p.Limit)
+		return t.pickWhere("job_held", "state = 3 AND session IN ("+orphanSessions+"session.state = 3)", p.Limit)
 	case p.Orphans != ledger.SessionAbsent:
-		return t.pickWhere("job", "state = 3 AND session IN ("+orphanSessions+"coalesce(session.state, 4) = 4)", p.Limit)
+		return t.pickWhere("job_held", "state = 3 AND session IN ("+orphanSessions+"coalesce(session.state, 4) = 4)", p.Limit)
 	case p.Dead != nil:
 		cond, args := dead(*p.Dead)
 		return t.pickWhere("dead", cond+" ORDER BY id DESC", p.Limit, args...)
@@ -108,6 +110,9 @@ func scanPicked(table string, fn func(*picked) error) func([]driver.Value) error
 	var row coldsql.Row
 	return func(vals []driver.Value) (err error) {
 		p := &picked{table: table}
+		if table == "job" || table == "job_held" {
+			p.table = liveTable
+		}
 		if err := assign(vals[:2], []any{&p.rid, &p.slice}); err != nil {
 			return err
 		}

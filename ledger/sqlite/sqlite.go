@@ -3,12 +3,10 @@
 // All writes go through one goroutine (writer.go) that puts everything waiting
 // into one transaction: what gathers during a commit is the next one. Because
 // there is one writer, it keeps in memory what the other engine must read or
-// lock: the counters, the next sequence number, the archive's slices. Reads use
+// lock: the counters, the next sequence number, the archive's slices, the leases (leased.go). Reads use
 // a pool of their own, those of the relay a connection beside it, and see the last commit.
 //
-// SQLite removes the index entry of a leased job at once, so the head of a lane
-// is always its first entry: claims need no low-water mark, and there are no
-// late commits.
+// There are no late commits, so what a claim has passed by never has to be looked for.
 package sqlite
 
 import (
@@ -21,6 +19,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -126,6 +125,7 @@ func (l *Ledger) open(ctx context.Context, o Options) error {
 	l.pool.SetMaxIdleConns(readers)
 	l.store = &coldsql.Store{DB: l.pool, Dialect: coldsql.Dialect{
 		ID:            blobID,
+		Live:          liveIn,
 		HasTag:        "EXISTS (SELECT 1 FROM json_each(tags) WHERE value = %s)",
 		NewestFailure: "json_extract(errors, '$[#-1]')",
 		Wrap:          wrapError,
@@ -208,12 +208,21 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 // Driver implements driver.Connector.
 func (c connector) Driver() driver.Driver { return &modernc.Driver{} }
 
+// cacheKiB is how much of the file a connection keeps in memory. Writes go to the ends of
+// trees, and reads of the operating system's own cache are cheap.
+func cacheKiB(query string) int {
+	if query == queryOnly {
+		return 4 << 10
+	}
+	return 16 << 10
+}
+
 func connect(ctx context.Context, path, query string) (driver.Conn, error) {
 	// Checkpoints are rarer than by default (1000 pages) and write more at once;
 	// the log file is cut back to 64 MiB after a burst.
 	dsn := "file:" + (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath() +
 		"?_pragma=busy_timeout(5000)&_pragma=synchronous(FULL)&_pragma=wal_autocheckpoint(4000)" +
-		"&_pragma=journal_size_limit(67108864)&_pragma=cache_size(-65536)&_pragma=temp_store(MEMORY)&_error_rc=1"
+		"&_pragma=journal_size_limit(67108864)&_pragma=cache_size(" + strconv.Itoa(-cacheKiB(query)) + ")&_pragma=temp_store(MEMORY)&_error_rc=1"
 	if query != "" {
 		dsn += "&" + query
 	}
@@ -222,6 +231,14 @@ func connect(ctx context.Context, path, query string) (driver.Conn, error) {
 		return nil, err
 	}
 	return c.Connect(ctx)
+}
+
+// liveIn names the view for live jobs of a state.
+func liveIn(state job.State) string {
+	if state == job.Running {
+		return "job_held"
+	}
+	return "job_idle"
 }
 
 func blobID(id job.ID) any { return id[:] }

@@ -49,7 +49,8 @@ func (l *Ledger) Upkeep(ctx context.Context, now time.Time, keep ledger.Keep) (u
 		{`DELETE FROM unique_key WHERE (scope, key) IN
 			(SELECT scope, key FROM unique_key WHERE until <= ? ORDER BY until LIMIT ?)`, now, &u.KeysRemoved},
 		{`DELETE FROM session WHERE id IN (SELECT id FROM session s WHERE s.ended_at < ?
-			AND NOT EXISTS (SELECT 1 FROM job WHERE state = 3 AND session = s.id) LIMIT ?)`, now.Add(-sessionMemory), &u.SessionsGone},
+			AND NOT EXISTS (SELECT 1 FROM job_row WHERE state = 3 AND session = s.id)
+			AND NOT EXISTS (SELECT 1 FROM lease_block WHERE session = s.id) LIMIT ?)`, now.Add(-sessionMemory), &u.SessionsGone},
 	} {
 		n, err := l.rounds(ctx, func(t *tx) (int64, error) {
 			return t.exec(old.text, coldsql.Micros(old.until), int64(upkeepRows))
@@ -86,6 +87,7 @@ func (l *Ledger) rounds(ctx context.Context, fn func(*tx) (int64, error)) (total
 func (l *Ledger) makeSlices(ctx context.Context, now time.Time, keep ledger.Keep) (made int, err error) {
 	err = l.w.do(ctx, "upkeep", 1, func(t *tx) error {
 		m := t.mem
+		m.forgetMarks()
 		before := len(m.slices)
 		if span := max(keep.Archive/archiveParts, minSpan).Truncate(time.Second).Microseconds(); span != m.span {
 			was := m.span
