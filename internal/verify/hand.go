@@ -33,12 +33,15 @@ type hand struct {
 }
 
 // hand opens a session that takes the jobs of a check, and renews it until close or
-// abandon.
+// abandon. One whose opening was not answered may be open all the same: clear closes it.
 func (b *bench) hand(ctx context.Context, check string) (*hand, error) {
 	h := &hand{
 		b: b, id: errand.NewID().String(), kind: kindOf(check),
-		held: map[string]int64{}, pending: map[int64]bool{}, news: map[string]bool{},
+		held: map[string]int64{}, pending: map[int64]bool{}, news: map[string]bool{}, silent: func() {},
 	}
+	b.mu.Lock()
+	b.hands = append(b.hands, h)
+	b.mu.Unlock()
 	host, _ := os.Hostname() // a name for people: the process id alone will do
 	var opened *errandv1.OpenSessionResponse
 	err := b.again(ctx, func(ctx context.Context) (err error) {
@@ -52,9 +55,6 @@ func (b *bench) hand(ctx context.Context, check string) (*hand, error) {
 		return nil, fmt.Errorf("open a session: %w", errand.ErrorOf(err))
 	}
 	h.ttl = opened.GetTtl().AsDuration()
-	b.mu.Lock()
-	b.hands = append(b.hands, h)
-	b.mu.Unlock()
 	h.renew()
 	return h, nil
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -411,23 +412,52 @@ func TestWithoutAnOperatorsToken(t *testing.T) {
 	}
 }
 
-// Interrupted, it clears up and says so.
+// Interrupted, it clears up and says so: a session too, whose opening was cut off.
 func TestInterrupted(t *testing.T) {
-	c := open(t, embedded.Config{})
-	ctx, cancel := context.WithCancel(t.Context())
-	conf := config(c.Service())
-	conf.Progress = func(ended, _ int, _ Check) {
-		if ended == 3 {
-			cancel()
-		}
+	for name, at := range map[string]int{"after some checks": 0, "while a session opens": 4} {
+		t.Run(name, func(t *testing.T) {
+			c := open(t, embedded.Config{})
+			ctx, cancel := context.WithCancel(t.Context())
+			conf := config(&interrupting{Service: c.Service(), at: int64(at), cancel: cancel})
+			conf.Progress = func(ended, _ int, _ Check) {
+				if ended == 3 {
+					cancel()
+				}
+			}
+			r, err := Run(ctx, conf)
+			if !errors.Is(err, context.Canceled) || r.OK {
+				t.Errorf("ok %t, %v", r.OK, err)
+			}
+			for j, err := range c.List(t.Context(), errand.ListQuery{Queue: "errand-verify"}) {
+				t.Errorf("job %s is left, %s, %v", j.ID, j.State, err)
+			}
+			sessions, err := c.Sessions(t.Context())
+			for _, s := range sessions {
+				if s.State == "live" {
+					t.Errorf("the session of %s is left", s.Worker)
+				}
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	r, err := Run(ctx, conf)
-	if !errors.Is(err, context.Canceled) || r.OK {
-		t.Errorf("ok %t, %v", r.OK, err)
+}
+
+// interrupting interrupts the run when its session number at is open and nobody knows yet.
+type interrupting struct {
+	errand.Service
+	at, n  int64
+	cancel func()
+}
+
+func (i *interrupting) OpenSession(ctx context.Context, r *errandv1.OpenSessionRequest) (*errandv1.OpenSessionResponse, error) {
+	resp, err := i.Service.OpenSession(ctx, r)
+	if atomic.AddInt64(&i.n, 1) == i.at {
+		i.cancel()
+		return nil, ctx.Err()
 	}
-	for j, err := range c.List(t.Context(), errand.ListQuery{Queue: "errand-verify"}) {
-		t.Errorf("job %s is left, %s, %v", j.ID, j.State, err)
-	}
+	return resp, err
 }
 
 // What a run that was killed left is removed by the next.
