@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -175,29 +176,39 @@ func (s *scene) act(name string, alerts []string, inject, heal func()) {
 
 func nothing() {}
 
-// TestAlertsFireAndFallSilent plays a scenario for each alert.
+// TestAlertsFireAndFallSilent plays a scenario for each alert: what goes wrong with the
+// work before one Errand, what goes wrong with its parts before another, at the same time.
 func TestAlertsFireAndFallSilent(t *testing.T) {
-	s := newScene(t)
 	all := []string{}
 	for _, a := range alerts(t) {
 		all = append(all, a.Alert)
 	}
-	s.Eventually("work is seen", func() (bool, string) {
-		ok, err := s.prom.hasValue(`rate(errand_jobs_finished_total{outcome="succeeded"}[15s]) > 0`)
-		return ok, fmt.Sprint(err)
-	})
-	s.silence(all...)
-	s.expressions()
-	s.queues()
-	s.workers()
-	s.database()
-	s.carriers()
-	s.servers()
-	for _, name := range all {
-		if !s.fired[name] {
-			t.Errorf("there is no scenario for %s", name)
-		}
+	var mu sync.Mutex
+	fired := map[string]bool{}
+	play := func(name string, acts func(*scene)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t)
+			s.Eventually("work is seen", func() (bool, string) {
+				ok, err := s.prom.hasValue(`rate(errand_jobs_finished_total{outcome="succeeded"}[15s]) > 0`)
+				return ok, fmt.Sprint(err)
+			})
+			s.silence(all...)
+			acts(s)
+			mu.Lock()
+			defer mu.Unlock()
+			maps.Copy(fired, s.fired)
+		})
 	}
+	t.Cleanup(func() { // when both have ended
+		for _, name := range all {
+			if !fired[name] {
+				t.Errorf("there is no scenario for %s", name)
+			}
+		}
+	})
+	play("work", func(s *scene) { s.expressions(); s.queues(); s.workers() })
+	play("parts", func(s *scene) { s.database(); s.carriers(); s.servers() })
 }
 
 // expressions runs every expression of dashboards and rules, with something of
