@@ -3,6 +3,7 @@ package errand
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -213,6 +214,34 @@ func TestDialGoesToTheAddressThatWorks(t *testing.T) {
 	}
 	if saw.Load() != 50 || busy.Load() > 5 {
 		t.Errorf("the good server saw %d calls and the busy one %d, want 50 and at most one for each client", saw.Load(), busy.Load())
+	}
+}
+
+// A server that takes calls and never answers is left after the first call
+// that gave it its time, however short that is.
+func TestDialLeavesAServerThatDoesNotAnswer(t *testing.T) {
+	var saw atomic.Int64
+	up := server(t, newFake(), &saw)
+	stuck := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // until then it does not see the caller go
+		<-r.Context().Done()
+	}))
+	t.Cleanup(stuck.Close)
+	c, err := Dial(stuck.URL+","+up, WithToken("s3cret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	c.route.at.Store(0)
+	hurried, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := NewTask[welcome]("k").Enqueue(hurried, c, welcome{1}); err == nil {
+		t.Fatal("an answer of nobody")
+	}
+	later, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := NewTask[welcome]("k").Enqueue(later, c, welcome{2}); err != nil || saw.Load() != 1 {
+		t.Errorf("the good server saw %d calls: %v", saw.Load(), err)
 	}
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
+	"time"
 
 	errandv1 "github.com/errandhq/errand/gen/errand/v1"
 )
@@ -20,8 +22,9 @@ const (
 // call costs on its way is many times what a job costs. What gathers while calls are
 // under way goes with the next, so a lone enqueue never waits for company.
 //
-// Each enqueue keeps its own bound in time and its own retries. One that is refused
-// is told so, and no other for its sake.
+// Each enqueue keeps its own bound in time and its own retries, and a call has as much
+// time as the most patient of them. One that is refused is told so, and no other for its
+// sake.
 type sharer struct {
 	send func(context.Context, *errandv1.EnqueueRequest) (*errandv1.EnqueueResponse, error)
 
@@ -33,6 +36,7 @@ type sharer struct {
 // sharedItem is one enqueue in the queue of a sharer.
 type sharedItem struct {
 	item   *errandv1.EnqueueItem
+	until  time.Time   // when its try ends
 	call   *sharedCall // that takes it; nil: none yet
 	done   chan struct{}
 	result *errandv1.EnqueueResult
@@ -41,6 +45,7 @@ type sharedItem struct {
 
 // sharedCall ends when nobody waits for it any more.
 type sharedCall struct {
+	ctx    context.Context
 	cancel context.CancelFunc
 	wanted int
 }
@@ -51,9 +56,10 @@ func (p *EnqueueParams) fits() bool {
 	return p.UniqueKey == "" && p.IdempotencyKey == "" && len(p.Payload) <= sharedBytes/sharedItems
 }
 
-// enqueue is one try of one job.
+// enqueue is one try of one job; the deadline of ctx is that of the try.
 func (s *sharer) enqueue(ctx context.Context, it *errandv1.EnqueueItem) (*errandv1.EnqueueResponse, error) {
-	one := &sharedItem{item: it, done: make(chan struct{})}
+	until, _ := ctx.Deadline()
+	one := &sharedItem{item: it, until: until, done: make(chan struct{})}
 	s.mu.Lock()
 	s.waiting = append(s.waiting, one)
 	if s.calls < sharedCalls {
@@ -97,19 +103,17 @@ func (s *sharer) run() {
 	for {
 		// Callers that were answered together come back together: let them run first.
 		runtime.Gosched()
-		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
-		batch := s.take(&sharedCall{cancel: cancel})
+		c, batch := s.take()
 		if len(batch) == 0 {
-			cancel()
 			return
 		}
-		s.call(ctx, batch)
-		cancel()
+		s.call(c.ctx, batch)
+		c.cancel()
 	}
 }
 
-// take returns what the next call carries. With nothing left it ends a run.
-func (s *sharer) take(c *sharedCall) []*sharedItem {
+// take returns the next call and what it carries. With nothing left it ends a run.
+func (s *sharer) take() (*sharedCall, []*sharedItem) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := min(len(s.waiting), sharedItems)
@@ -119,16 +123,21 @@ func (s *sharer) take(c *sharedCall) []*sharedItem {
 	}
 	if n == 0 {
 		s.calls--
+		return nil, nil
 	}
-	c.wanted = n
+	// When it ends because nobody would wait longer, the route learns that the server
+	// does not answer.
+	until := slices.MaxFunc(batch, func(a, b *sharedItem) int { return a.until.Compare(b.until) }).until
+	c := &sharedCall{wanted: n}
+	c.ctx, c.cancel = context.WithDeadline(context.Background(), until)
 	for _, one := range batch {
 		one.call = c
 	}
-	return batch
+	return c, batch
 }
 
 // call sends a batch and answers it. If the whole is refused, which may be for the
-// sake of one of them, each is sent alone.
+// sake of one of them, each is sent alone, as one that the server may know.
 func (s *sharer) call(ctx context.Context, batch []*sharedItem) {
 	req := &errandv1.EnqueueRequest{Items: make([]*errandv1.EnqueueItem, len(batch))}
 	for i, one := range batch {
@@ -136,7 +145,8 @@ func (s *sharer) call(ctx context.Context, batch []*sharedItem) {
 	}
 	resp, err := s.send(ctx, req)
 	if err != nil && len(batch) > 1 && !transient(ctx, err) {
-		for i := range batch {
+		for i, one := range batch {
+			one.item.FirstTry = false
 			s.call(ctx, batch[i:i+1])
 		}
 		return

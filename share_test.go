@@ -21,17 +21,23 @@ type sends struct {
 	calls [][]string
 	gate  chan struct{}
 	ended []error // of calls that were cut short
+	known int     // jobs of which the call said that the server may know them
 }
 
 func (s *sends) send(ctx context.Context, r *errandv1.EnqueueRequest) (*errandv1.EnqueueResponse, error) {
 	var kinds []string
+	known := 0
 	resp := &errandv1.EnqueueResponse{}
 	for _, it := range r.GetItems() {
 		kinds = append(kinds, it.GetKind())
+		if !it.GetFirstTry() {
+			known++
+		}
 		resp.Results = append(resp.Results, &errandv1.EnqueueResult{Id: "of " + it.GetKind()})
 	}
 	s.mu.Lock()
 	s.calls = append(s.calls, kinds)
+	s.known += known
 	s.mu.Unlock()
 	if s.gate != nil {
 		select {
@@ -56,7 +62,9 @@ func enqueueAll(ctx context.Context, s *sharer, kinds ...string) func() map[stri
 	out := map[string]string{}
 	for _, kind := range kinds {
 		wg.Go(func() {
-			resp, err := s.enqueue(ctx, &errandv1.EnqueueItem{Kind: kind})
+			ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+			defer cancel()
+			resp, err := s.enqueue(ctx, &errandv1.EnqueueItem{Kind: kind, FirstTry: true})
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -121,6 +129,9 @@ func TestARefusedEnqueueIsAloneWithIt(t *testing.T) {
 			if refused := got == "invalid_argument: bad kind"; refused != (kind == "bad") {
 				t.Errorf("%s: %s", kind, got)
 			}
+		}
+		if far.known != 3 {
+			t.Errorf("%d jobs were sent as known, want those that were sent twice", far.known)
 		}
 	})
 }
