@@ -15,12 +15,13 @@ import (
 const (
 	sharedItems = 100
 	sharedBytes = 1 << 20
-	sharedCalls = 2 // under way at once
+	sharedCalls = 2 // under way at once, but for those that are full
 )
 
 // sharer lets single enqueues that come together share a call to the server: what a
 // call costs on its way is many times what a job costs. What gathers while calls are
-// under way goes with the next, so a lone enqueue never waits for company.
+// under way goes with the next, so a lone enqueue never waits for company, and a full
+// call for nothing.
 //
 // Each enqueue keeps its own bound in time and its own retries, and a call has as much
 // time as the most patient of them. One that is refused is told so, and no other for its
@@ -62,7 +63,7 @@ func (s *sharer) enqueue(ctx context.Context, it *errandv1.EnqueueItem) (*errand
 	one := &sharedItem{item: it, until: until, done: make(chan struct{})}
 	s.mu.Lock()
 	s.waiting = append(s.waiting, one)
-	if s.calls < sharedCalls {
+	if s.calls < sharedCalls || len(s.waiting)%sharedItems == 0 {
 		s.calls++
 		go s.run()
 	}
