@@ -3,8 +3,11 @@ package postgres
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
@@ -30,6 +33,41 @@ func TestOwnWakesAreNotHeard(t *testing.T) {
 	if q := <-heard; q != "theirs" {
 		t.Errorf("heard %q", q)
 	}
+}
+
+// When the line broke, the server may have begun anew, and given the numbers of this
+// process's connections to those of others: none that died is taken for its own.
+func TestDeadBackendsAreForgotten(t *testing.T) {
+	l := open(t)
+	heard := make(chan string, 10)
+	ended := make(chan error, 1)
+	go func() { ended <- l.Listen(t.Context(), func(q string) { heard <- q }) }()
+	<-heard
+	var pids []int32
+	conns := make([]*pgxpool.Conn, 3)
+	for i := range conns {
+		c, err := l.pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns[i], pids = c, append(pids, int32(c.Conn().PgConn().PID()))
+	}
+	for _, c := range conns {
+		c.Release()
+	}
+	if !l.backends.has(uint32(pids[0])) {
+		t.Fatal("a connection of the pool is not known")
+	}
+	if _, err := connect(t, l.listenDSN).Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE datname = current_database() AND pid <> pg_backend_pid()`); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err == nil {
+		t.Fatal("the line did not break")
+	}
+	until(t, 10*time.Second, "dead connections are forgotten", func() bool {
+		return !slices.ContainsFunc(pids, func(pid int32) bool { return l.backends.has(uint32(pid)) })
+	})
 }
 
 // Few jobs go in by another statement than many, and are stored alike.

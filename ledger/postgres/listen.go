@@ -95,6 +95,11 @@ func (l *Ledger) listen(ctx context.Context, fn func(queue string)) error {
 	for {
 		n, err := conn.WaitForNotification(ctx)
 		if err != nil {
+			if ctx.Err() == nil {
+				// Perhaps the server ended. Connections that died with it and were not used since
+				// would stand for the processes that a new one gives the same numbers.
+				l.pool.Reset()
+			}
 			return err
 		}
 		if !l.backends.has(n.PID) {
