@@ -88,6 +88,7 @@ func (m *marks) start(k laneKey) (low, gen int64) {
 	}
 	if len(m.lanes) >= maxMarks {
 		clear(m.lanes)
+		clear(m.bulky)
 	}
 	m.lanes[k] = &mark{}
 	return 0, 0
