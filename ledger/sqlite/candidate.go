@@ -38,34 +38,28 @@ var (
 func (c *claim) readLane(kind string, lane job.Lane, n int) ([]candidate, error) {
 	rows := make([]candidate, 0, max(0, min(int64(n), c.mem.ready[c.req.Queue][kind][lane-job.LaneSuspect])))
 	var touched []int64
-	bytes, after := c.bytes, c.mem.marks[laneKey{c.req.Queue, kind, lane}]
-	for more := true; more && len(rows) < n && bytes <= c.req.MaxBytes; {
-		read := 0
-		args := []any{c.req.Queue, kind, int64(lane), after, coldsql.Micros(c.now), int64(n)}
-		err := c.query(laneJobsSQL, args, func(row []driver.Value) error {
-			rows = append(rows, candidate{})
-			one := &rows[len(rows)-1]
-			whole, err := c.scan(row, one)
-			if err != nil {
-				return err
-			}
-			read, after = read+1, one.job.Seq
-			if _, leased := c.mem.leased[one.rid]; leased {
-				rows = rows[:len(rows)-1]
-				return nil
-			}
-			if !whole {
-				touched = append(touched, one.rid)
-			}
-			if bytes += len(one.job.Payload); bytes > c.req.MaxBytes || len(rows) == n {
-				return io.EOF // of too many bytes the last will not fit, unless it is the first
-			}
+	bytes := c.bytes
+	args := []any{c.req.Queue, kind, int64(lane), c.mem.marks[laneKey{c.req.Queue, kind, lane}], coldsql.Micros(c.now)}
+	err := c.query(laneJobsSQL, args, func(row []driver.Value) error {
+		if _, leased := c.mem.leased[row[0].(int64)]; leased {
 			return nil
-		})
-		if err != nil {
-			return nil, err
 		}
-		more = read == n
+		rows = append(rows, candidate{})
+		one := &rows[len(rows)-1]
+		whole, err := c.scan(row, one)
+		if err != nil {
+			return err
+		}
+		if !whole {
+			touched = append(touched, one.rid)
+		}
+		if bytes += len(one.job.Payload); bytes > c.req.MaxBytes || len(rows) == n {
+			return io.EOF // of too many bytes the last will not fit, unless it is the first
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return rows, c.readWhole(rows, touched)
 }

@@ -10,13 +10,13 @@ import (
 	"github.com/errandhq/errand/ledger/coldsql"
 )
 
-// laneSQL reads the head of a lane. Of columns that the ready index has, it reads
-// nothing else.
+// laneSQL reads a lane in order, as far as it is stepped through. Of columns that the
+// ready index has, it reads nothing else.
 const laneSQL = `SELECT %s FROM job_row INDEXED BY job_ready
 	WHERE state = 2 AND queue = ? AND kind = ? AND lane = ? AND seq > ? AND (expires_at IS NULL OR expires_at > ?) %s
-	ORDER BY seq LIMIT ?`
+	ORDER BY seq`
 
-var headSQL = fmt.Sprintf(laneSQL, "seq, rid", "AND "+notLeased)
+var headSQL = fmt.Sprintf(laneSQL, "seq, rid", "AND "+notLeased) + " LIMIT ?"
 
 // notLeased chooses rows of job_row that have no lease beside them.
 const notLeased = "NOT EXISTS (SELECT 1 FROM lease WHERE lease.rid = job_row.rid)"
