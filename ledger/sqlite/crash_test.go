@@ -132,13 +132,14 @@ func checkCounters(t *testing.T, l *Ledger) {
 	}
 	for _, c := range counts {
 		var n int64
-		row := l.pool.QueryRowContext(t.Context(), `SELECT (SELECT count(*) FROM job WHERE state = ?1)
-			+ (SELECT count(*) FROM dead WHERE state = ?1) + (SELECT count(*) FROM archive WHERE state = ?1)`, int64(c.State))
+		row := l.pool.QueryRowContext(t.Context(), `SELECT (SELECT count(*) FROM job WHERE state = ?1 AND kind = ?2)
+			+ (SELECT count(*) FROM dead WHERE state = ?1 AND kind = ?2)
+			+ (SELECT count(*) FROM archive WHERE state = ?1 AND kind = ?2)`, int64(c.State), c.Kind)
 		if err := row.Scan(&n); err != nil {
 			t.Fatal(err)
 		}
 		if n != c.N {
-			t.Errorf("counter of %s says %d, there are %d", c.State, c.N, n)
+			t.Errorf("counter of %s %s says %d, there are %d", c.State, c.Kind, c.N, n)
 		}
 	}
 }
