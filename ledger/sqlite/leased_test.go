@@ -185,6 +185,30 @@ func TestLeasesOutliveTheProcess(t *testing.T) {
 	checkCounters(t, l)
 }
 
+// A job that comes back to its lane with the number it had is found, though a mark was
+// behind it. No rule of today sends one there, but the contract allows it.
+func TestMarkFallsBack(t *testing.T) {
+	l := testOpen(t, testPath(t))
+	now, session := time.Now(), newID()
+	if err := l.OpenSession(t.Context(), ledger.Session{ID: session, OpenedAt: now, BeatAt: now}); err != nil {
+		t.Fatal(err)
+	}
+	first := newItem(1)
+	mustInsert(t, l, first, newItem(1), newItem(1))
+	for _, n := range []int{2, 1} {
+		got, err := l.Claim(t.Context(), now, []ledger.Claim{{Session: session, Queue: "q", Max: n, MaxBytes: 1 << 20}})
+		if err != nil || len(got[0].Jobs) != n || n == 1 && got[0].Jobs[0].ID != first.Job.ID {
+			t.Fatalf("claim of %d: %+v, %v", n, got, err)
+		}
+		if _, err := l.Apply(t.Context(), now, ledger.Pick{IDs: []job.ID{first.Job.ID}}, func(j *job.Job) error {
+			j.State, j.Session, j.Call = job.Ready, job.ID{}, 0
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Neighbours are settled by one statement, and whatever is between them by its own:
 // each job keeps what is its own, and what was not settled stays.
 func TestSettleOfNeighbours(t *testing.T) {
