@@ -22,6 +22,7 @@ func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 	}
 	var answers []ledger.Claimed
 	err := l.w.do(ctx, "claim", weight, func(t *tx) error {
+		t.mem.readClock(now)
 		answers = make([]ledger.Claimed, len(reqs))
 		for i := range reqs {
 			c := &claim{tx: t, now: now, req: &reqs[i]}

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"database/sql/driver"
 	"slices"
+	"time"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
@@ -148,7 +149,8 @@ func (c *claim) leaseApart(rids []int64) error {
 }
 
 // mark moves the marks of lanes behind rows that were leased, each lane's from its
-// front on. Expired jobs that were passed over stay behind: the keeper ends them.
+// front on. Expired jobs that were passed over stay behind: the keeper ends them, if the
+// clock was right.
 func (c *claim) mark(rows []candidate) {
 	m := c.mem
 	for i := len(rows) - 1; i >= 0; i-- { // so that of each lane the first that is met is the last
@@ -158,6 +160,21 @@ func (c *claim) mark(rows []candidate) {
 			m.marks[k] = j.Seq
 			c.undo = append(c.undo, func() { m.marks[k] = was })
 		}
+	}
+}
+
+// clockSlack is how far the times of claims may be out of order.
+const clockSlack = time.Second
+
+// readClock takes the time of a claim. If it shows that the clock was ahead, marks may
+// have gone past jobs that have not expired.
+func (m *memory) readClock(now time.Time) {
+	if now.Add(clockSlack).Before(m.clock) {
+		clear(m.marks)
+		m.clock = now
+	}
+	if now.After(m.clock) {
+		m.clock = now
 	}
 }
 

@@ -185,6 +185,28 @@ func TestLeasesOutliveTheProcess(t *testing.T) {
 	checkCounters(t, l)
 }
 
+// What a claim passed over as expired is found when the clock turns out to have been
+// ahead.
+func TestMarkOfAClockThatWasAhead(t *testing.T) {
+	l := testOpen(t, testPath(t))
+	now, session := time.Now().UTC().Truncate(time.Microsecond), newID()
+	if err := l.OpenSession(t.Context(), ledger.Session{ID: session, OpenedAt: now, BeatAt: now}); err != nil {
+		t.Fatal(err)
+	}
+	first, second := newItem(1), newItem(1)
+	first.Job.ExpiresAt = now.Add(time.Minute)
+	mustInsert(t, l, first, second)
+	for _, c := range []struct {
+		at   time.Time
+		want job.ID
+	}{{now.Add(time.Hour), second.Job.ID}, {now, first.Job.ID}} {
+		got, err := l.Claim(t.Context(), c.at, []ledger.Claim{{Session: session, Queue: "q", Max: 1, MaxBytes: 1 << 20}})
+		if err != nil || len(got[0].Jobs) != 1 || got[0].Jobs[0].ID != c.want {
+			t.Errorf("claim at %s: %+v, %v", c.at, got, err)
+		}
+	}
+}
+
 // A job that comes back to its lane with the number it had is found, though a mark was
 // behind it. No rule of today sends one there, but the contract allows it.
 func TestMarkFallsBack(t *testing.T) {

@@ -50,7 +50,8 @@ type memory struct {
 	leased   map[int64]int64  // the blocks of leased rows
 	blocks   map[int64]*block // by their number
 	marks    map[laneKey]int64
-	seq      int64 // the last that was drawn
+	clock    time.Time // the latest by which a mark went past expired jobs
+	seq      int64     // the last that was drawn
 	reserved int64
 }
 
