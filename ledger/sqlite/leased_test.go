@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
+	"github.com/errandhq/errand/ledger/coldsql"
 )
 
 // What memory keeps of running jobs is gone when they end, however they do, and
@@ -229,6 +231,48 @@ func TestMarkFallsBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// A file that an earlier binary left, with jobs running: they stay their session's, in
+// their rows, and settle under their tokens.
+func TestMigrationWithRunningJobs(t *testing.T) {
+	path, now := testPath(t), time.Now().UTC().Truncate(time.Microsecond)
+	session, held, idle := newID(), newItem(1).Job, newItem(1).Job
+	held.State, held.Session, held.Call, held.Token, held.Attempt, held.Version, held.LeasedAt = job.Running, session, 7, 3, 1, 5, now
+	held.Seq, idle.Seq = 1, 2
+	err := withFile(t.Context(), path, func(c *conn) error {
+		err := c.once(migrationTable)
+		for _, m := range migrations()[:4] {
+			err = errors.Join(err, c.once(m.text))
+			_, e := c.exec("INSERT INTO schema_migration (version, name, checksum, applied_at) VALUES (?, ?, ?, 1)", m.version, m.name, m.checksum)
+			err = errors.Join(err, e)
+		}
+		for _, j := range []job.Job{held, idle} {
+			_, e := c.exec("INSERT INTO job ("+coldsql.ColumnList+") VALUES "+columnParams, coldsql.Values(nil, &j, blobID)...)
+			err = errors.Join(err, e)
+		}
+		return errors.Join(err, c.once("INSERT INTO counter (queue, kind, state, slice, lane, n) VALUES ('q', 'k', 2, 0, 5, 1), ('q', 'k', 3, 0, 0, 1)"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := testOpen(t, path)
+	if err := l.OpenSession(t.Context(), ledger.Session{ID: session, OpenedAt: now, BeatAt: now}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := l.Claim(t.Context(), now, []ledger.Claim{{Session: session, Queue: "q", Max: 10, MaxBytes: 1 << 20}})
+	if err != nil || len(got[0].Jobs) != 1 || got[0].Jobs[0].ID != idle.ID {
+		t.Fatalf("claim: %+v, %v", got, err)
+	}
+	leases, err := l.Held(t.Context(), []job.ID{session})
+	if err != nil || len(leases) != 2 {
+		t.Fatalf("held: %+v, %v", leases, err)
+	}
+	done, err := l.Succeed(t.Context(), now, []ledger.Success{{ID: held.ID, Token: 3}, {ID: idle.ID, Token: 1}})
+	if err != nil || !done[0].OK || done[0].Version != 6 || !done[1].OK {
+		t.Errorf("settle: %+v, %v", done, err)
+	}
+	checkCounters(t, l)
 }
 
 // Neighbours are settled by one statement, and whatever is between them by its own:
