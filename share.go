@@ -16,6 +16,10 @@ const (
 	sharedItems = 100
 	sharedBytes = 1 << 20
 	sharedCalls = 2 // under way at once, but for those that are full
+
+	// After so long without an answer, or another call, what comes does not wait for
+	// those under way: perhaps their server answers no more.
+	callPatience = time.Second
 )
 
 // sharer lets single enqueues that come together share a call to the server: what a
@@ -32,6 +36,7 @@ type sharer struct {
 	mu      sync.Mutex
 	waiting []*sharedItem
 	calls   int
+	began   time.Time // the last of them
 }
 
 // sharedItem is one enqueue in the queue of a sharer.
@@ -63,8 +68,9 @@ func (s *sharer) enqueue(ctx context.Context, it *errandv1.EnqueueItem) (*errand
 	one := &sharedItem{item: it, until: until, done: make(chan struct{})}
 	s.mu.Lock()
 	s.waiting = append(s.waiting, one)
-	if s.calls < sharedCalls || len(s.waiting)%sharedItems == 0 {
+	if s.calls < sharedCalls || len(s.waiting)%sharedItems == 0 || time.Since(s.began) > callPatience {
 		s.calls++
+		s.began = time.Now()
 		go s.run()
 	}
 	s.mu.Unlock()
@@ -126,6 +132,7 @@ func (s *sharer) take() (*sharedCall, []*sharedItem) {
 		s.calls--
 		return nil, nil
 	}
+	s.began = time.Now()
 	// When it ends because nobody would wait longer, the route learns that the server
 	// does not answer.
 	until := slices.MaxFunc(batch, func(a, b *sharedItem) int { return a.until.Compare(b.until) }).until

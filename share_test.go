@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -166,6 +167,34 @@ func TestEnqueuesThatAreGivenUp(t *testing.T) {
 		}
 		if len(far.calls) != 2 {
 			t.Errorf("calls: %v", far.calls)
+		}
+	})
+}
+
+// Calls that are not answered do not hold up an enqueue that has little time: it finds
+// out for itself, and for the route, whether the server still answers.
+func TestEnqueueBehindCallsThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		far := &sends{gate: make(chan struct{})}
+		s := &sharer{send: far.send}
+		var first []func() map[string]string
+		for _, kind := range []string{"a", "b"} {
+			first = append(first, enqueueAll(t.Context(), s, kind))
+			synctest.Wait()
+		}
+		time.Sleep(2 * callPatience)
+		hurried, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if got := enqueueAll(hurried, s, "c")()["c"]; got != context.DeadlineExceeded.Error() {
+			t.Errorf("behind them: %s", got)
+		}
+		synctest.Wait()
+		if len(far.calls) != 3 || len(far.ended) != 1 {
+			t.Errorf("calls %v, ended by %v", far.calls, far.ended)
+		}
+		close(far.gate)
+		for _, wait := range first {
+			wait()
 		}
 	})
 }
