@@ -71,7 +71,7 @@ func (s *samples) look(ctx context.Context, e *Engine, queue string) (past, erro
 }
 
 func (s *samples) take(ctx context.Context, e *Engine, queue string) error {
-	if err := e.foldStats(ctx); err != nil {
+	if err := e.foldFor(ctx, signalAge); err != nil {
 		return err
 	}
 	at := e.conf.Monotonic()

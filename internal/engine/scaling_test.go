@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"math"
 	"testing"
@@ -170,6 +171,43 @@ func TestScalingReadsCountersOnceForAll(t *testing.T) {
 		}
 		if n := w.f.count("Counts") - before; n > 1 {
 			t.Errorf("a thousand questions within a second read the counters %d times", n)
+		}
+	})
+}
+
+// Each fold locks the sums of all servers, and one that is torn off loses what it
+// was to add: however many queues are asked for, there is one a second, and it does
+// not end with the call.
+func TestScalingFoldsSparingly(t *testing.T) {
+	inWorld(t, engine.Config{Insights: true}, func(w *world) {
+		s := w.open()
+		queues := []string{"default", "a", "b", "c", "d"}
+		for _, name := range queues[1:] {
+			w.ok(w.Pause(w.ctx, name))
+		}
+		w.put(20)
+		time.Sleep(time.Second)
+		folds := w.f.count("FoldStats")
+		for i, name := range queues {
+			w.work(s, int64(i+1), 1, 100*time.Millisecond)
+			w.ask(func(q *scaling.Query) { q.Queue = name })
+		}
+		if n := w.f.count("FoldStats") - folds; n != 1 {
+			t.Errorf("%d queues were asked for within a second, and there were %d folds", len(queues), n)
+		}
+		time.Sleep(5 * time.Second)
+		gone, leave := context.WithCancel(w.ctx)
+		w.f.hook(func(method string) error {
+			if method == "ListSessions" {
+				leave()
+			}
+			return nil
+		}, nil)
+		folds = w.f.count("FoldStats")
+		_, _ = w.Scaling(gone, scaling.Query{Queue: "default"})
+		w.f.hook(nil, nil)
+		if w.f.count("FoldStats") == folds {
+			t.Error("who gave up ended the fold of all")
 		}
 	})
 }

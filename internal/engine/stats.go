@@ -26,6 +26,7 @@ type stats struct {
 
 	mu      sync.Mutex // one fold at a time
 	pending map[ledger.Hour]ledger.Sums
+	folded  time.Duration // when the last fold began
 }
 
 // newStats returns nil, which is silent, unless statistics are wanted.
@@ -102,7 +103,7 @@ func (e *Engine) runStats(ctx context.Context) {
 	e.every(ctx, "statistics", statsInterval, nil, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, ledgerPatience)
 		defer cancel()
-		return e.foldStats(ctx)
+		return e.foldStats(ctx, 0)
 	})
 }
 
@@ -110,7 +111,7 @@ func (e *Engine) runStats(ctx context.Context) {
 func (e *Engine) lastStats() {
 	ctx, cancel := context.WithTimeout(context.Background(), lastPatience)
 	defer cancel()
-	if err := e.foldStats(ctx); err != nil {
+	if err := e.foldStats(ctx, 0); err != nil {
 		e.log.Warn("the last statistics were not kept", "err", err)
 	}
 }
@@ -122,15 +123,20 @@ const lastPatience = 3 * time.Second
 // what comes beyond it is lost.
 const mostPending = 10_000
 
-// foldStats adds what was gathered to what the ledger has. What could not be
-// added is kept for the next time; of what may have been, nothing is.
-func (e *Engine) foldStats(ctx context.Context) error {
+// foldStats adds what was gathered to what the ledger has, unless that began
+// less than age ago. What could not be added is kept for the next time; of what may have
+// been, nothing is.
+func (e *Engine) foldStats(ctx context.Context, age time.Duration) error {
 	s := e.stats
 	if s == nil {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	began := e.conf.Monotonic()
+	if began-s.folded < age {
+		return nil
+	}
 	for hour, sums := range s.recorder.Take() {
 		if p := s.pending[hour]; len(p.Tallies)+len(p.Faults) < mostPending {
 			p.Tallies, p.Faults = append(p.Tallies, sums.Tallies...), append(p.Faults, sums.Faults...)
@@ -149,17 +155,22 @@ func (e *Engine) foldStats(ctx context.Context) error {
 			return fmt.Errorf("fold statistics: %w", err)
 		}
 	}
+	s.folded = began
 	return nil
+}
+
+// foldFor folds before a caller reads the sums. It is not for this caller alone,
+// and does not end with the call.
+func (e *Engine) foldFor(ctx context.Context, age time.Duration) error {
+	ctx, cancel := patient(ctx)
+	defer cancel()
+	return e.foldStats(ctx, age)
 }
 
 // Insights tells what became of jobs lately, from the ledger's sums, to which
 // those of this process are added first. Those of other servers may be ten seconds old.
-//
-// The fold is not for this caller alone, and does not end with the call.
 func (e *Engine) Insights(ctx context.Context, q insight.Query) (insight.Report, error) {
-	folding, cancel := context.WithTimeout(context.WithoutCancel(ctx), ledgerPatience)
-	defer cancel()
-	if err := e.foldStats(folding); err != nil {
+	if err := e.foldFor(ctx, 0); err != nil {
 		return insight.Report{}, fmt.Errorf("insights: %w", err)
 	}
 	now, err := e.clock.now(ctx)
