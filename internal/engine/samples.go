@@ -57,6 +57,12 @@ func (s *signals) of(queue string, now time.Duration) *samples {
 	return mine
 }
 
+func (s *signals) forget(queue string) {
+	s.book.Lock()
+	defer s.book.Unlock()
+	delete(s.queues, queue)
+}
+
 // look takes a new sample if the last is old enough, and returns what the
 // samples tell.
 func (s *samples) look(ctx context.Context, e *Engine, queue string) (past, error) {

@@ -42,6 +42,7 @@ func (e *Engine) Scaling(ctx context.Context, q scaling.Query) (scaling.Signal, 
 		return scaling.Signal{}, fmt.Errorf("scaling of %q: %w", q.Queue, err)
 	}
 	if !known && !past.known {
+		e.signals.forget(q.Queue)
 		return scaling.Signal{}, job.Errorf(job.NotFound, job.ReasonQueueNotFound, "queue %q is not known: no job, no worker and no setting names it", q.Queue)
 	}
 	past.into(&f, q.Kinds)

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"testing"
 	"time"
@@ -208,6 +209,22 @@ func TestScalingFoldsSparingly(t *testing.T) {
 		w.f.hook(nil, nil)
 		if w.f.count("FoldStats") == folds {
 			t.Error("who gave up ended the fold of all")
+		}
+	})
+}
+
+// Whoever reaches the scaler's address may ask for any name: of one that is not
+// known nothing is kept.
+func TestScalingForgetsNamesThatNobodyKnows(t *testing.T) {
+	inWorld(t, engine.Config{Insights: true}, func(w *world) {
+		w.put(1)
+		w.ask()
+		for i := range 1000 {
+			_, err := w.Scaling(w.ctx, scaling.Query{Queue: fmt.Sprintf("guess-%d", i)})
+			w.reason(err, job.ReasonQueueNotFound)
+		}
+		if n := w.Sampled(); n != 1 {
+			t.Errorf("samples of %d queues are kept, of which one is known", n)
 		}
 	})
 }
