@@ -78,7 +78,6 @@ func (s *Server) listenScaler(svc *api.Service) (*sideServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.http.Protocols = protocols()
 	if s.certs != nil {
 		a.http.TLSConfig = s.certs.config()
 	}

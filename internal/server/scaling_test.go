@@ -239,6 +239,28 @@ func TestKEDAWithoutATokenHasAnAddressOfItsOwn(t *testing.T) {
 	}
 }
 
+// KEDA has one connection to each server, with a stream for every object of type
+// external-push, and asks in between.
+func TestManyKEDAStreamsShareAConnection(t *testing.T) {
+	f := &fake{}
+	running31(f)
+	r := serve(t, f, Config{ScalerListen: "127.0.0.1:0"})
+	k := dialKeda(t, r.ScalerAddr().String(), insecure.NewCredentials())
+	ctx := timed(t)
+	for i := range 300 {
+		s, err := k.stream(ctx, ref("queue", "mail"))
+		if err == nil {
+			_, err = next(s)
+		}
+		if err != nil {
+			t.Fatalf("stream %d: %v", i+1, err)
+		}
+	}
+	if _, err := k.isActive(ctx, ref("queue", "mail")); err != nil {
+		t.Error(err)
+	}
+}
+
 // With an authority of callers, who shows no certificate of it is turned away.
 func TestKEDAShowsACertificate(t *testing.T) {
 	f := &fake{}

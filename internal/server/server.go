@@ -118,6 +118,9 @@ func New(svc *api.Service, e *engine.Engine, c Config) (*Server, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.http = s.httpServer(s.routes(svc))
+	if s.certs != nil {
+		s.http.TLSConfig = s.certs.config()
+	}
 	return s, nil
 }
 
@@ -146,27 +149,20 @@ func (s *Server) asides() (list []*sideServer) {
 	return list
 }
 
+// httpServer has the bounds, and speaks the protocols, that hold on every
+// address. TLS is set where it is wanted.
 func (s *Server) httpServer(h http.Handler) *http.Server {
-	srv := &http.Server{
-		Handler: h, Protocols: protocols(),
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true) // gRPC without TLS
+	return &http.Server{
+		Handler: h, Protocols: protocols,
 		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	if s.certs != nil {
-		srv.TLSConfig = s.certs.config()
-	}
-	return srv
-}
-
-// protocols are those of calls.
-func protocols() *http.Protocols {
-	p := new(http.Protocols)
-	p.SetHTTP1(true)
-	p.SetHTTP2(true)
-	p.SetUnencryptedHTTP2(true) // gRPC without TLS
-	return p
 }
 
 // Addr is where the server listens.

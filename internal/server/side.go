@@ -3,7 +3,6 @@ package server
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 )
@@ -31,12 +30,7 @@ func (s *Server) listenAside(name, addr string, routes func(*http.ServeMux)) (*s
 	if isLoopback(l.Addr()) {
 		h = guardLocal(h)
 	}
-	srv := &http.Server{
-		Handler: h, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
-		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	return &sideServer{name: name, listener: l, http: srv}, nil
+	return &sideServer{name: name, listener: l, http: s.httpServer(h)}, nil
 }
 
 // run serves until stop, and tells failed of an end before that.
