@@ -2,13 +2,13 @@ package api
 
 import (
 	"context"
+	"strings"
 
 	"connectrpc.com/connect"
 
 	"github.com/errandhq/errand/gen/keda/externalscaler"
 	"github.com/errandhq/errand/gen/keda/externalscaler/externalscalerconnect"
 	"github.com/errandhq/errand/internal/scaling"
-	"github.com/errandhq/errand/job"
 )
 
 // scalerMetric is the metric that KEDA scales by: the workers wanted, of which a
@@ -26,6 +26,10 @@ var scalerOwn = map[string]bool{
 	"scalerAddress": true, "enableTLS": true, "unsafeSsl": true, "caCert": true, "tlsClientCert": true, "tlsClientKey": true,
 	"metricType": true,
 }
+
+// scalerFromEnv ends the name of a parameter that KEDA took from the environment of
+// the pods that it scales; the value is there already.
+const scalerFromEnv = "FromEnv"
 
 // ExternalScaler is the service that KEDA calls as an external scaler.
 func (s *Service) ExternalScaler() externalscalerconnect.ExternalScalerHandler {
@@ -100,10 +104,12 @@ func scalerQuery(r *externalscaler.ScaledObjectRef) (scaling.Query, error) {
 		if scalerOwn[name] {
 			continue
 		}
-		field, ok := scalerFields[name]
+		field, ok := scalerFields[strings.TrimSuffix(name, scalerFromEnv)]
 		if !ok {
-			return scaling.Query{}, job.Errorf(job.InvalidArgument, job.ReasonBadField,
-				"scalerMetadata: unknown name %q: known are queue, kinds, targetWait, concurrency, min, max", name)
+			return scaling.Query{}, badField("scalerMetadata", "unknown name %q: known are queue, kinds, targetWait, concurrency, min, max", name)
+		}
+		if _, twice := params[field]; twice {
+			return scaling.Query{}, badField("scalerMetadata", "%q is there as it is and from the environment", strings.TrimSuffix(name, scalerFromEnv))
 		}
 		params[field] = v
 	}

@@ -118,6 +118,10 @@ func TestKEDAScalesByIt(t *testing.T) {
 	if active, err := k.isActive(ctx, ref("queue", "mail")); err != nil || !active {
 		t.Errorf("active %t, %v", active, err)
 	}
+	// What the ScaledObject took from the environment keeps its name and has the value.
+	if n, err := k.desired(ctx, ref("queueFromEnv", "mail", "concurrencyFromEnv", "4")); err != nil || n != 8 {
+		t.Errorf("from the environment: %v workers, %v", n, err)
+	}
 	s, err := k.stream(ctx, ref("queue", "mail"))
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +152,7 @@ func TestKEDAIsToldWhatIsWrong(t *testing.T) {
 	for want, refs := range map[codes.Code][]*externalscaler.ScaledObjectRef{
 		codes.InvalidArgument: {
 			ref(), ref("queue", ""), ref("queue", "mail", "targetWait", "soon"), ref("queue", "mail", "targetwait", "5s"),
-			ref("queue", "mail", "min", "5", "max", "2"), ref("queue", "mail", "concurrency", "0"), {},
+			ref("queue", "mail", "queueFromEnv", "post"), ref("queue", "mail", "min", "5", "max", "2"), ref("queue", "mail", "concurrency", "0"), {},
 		},
 		codes.NotFound: {ref("queue", "nobody")},
 	} {
