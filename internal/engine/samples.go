@@ -17,6 +17,9 @@ type samples struct {
 	list  []tallied  // oldest first
 	known bool       // the statistics have heard of the queue
 	asked time.Duration
+
+	older  during        // all that is remembered, while the list tells of no attempt
+	looked time.Duration // when that was read
 }
 
 // tallied is what the ledger had added up of this hour and the one before.
@@ -93,12 +96,8 @@ func (s *samples) take(ctx context.Context, e *Engine, queue string) error {
 	for _, t := range read.Tallies {
 		one.sums[tallyKey{t.Hour, t.Kind, t.Outcome}] = amount{t.N, t.Sum}
 	}
-	if s.known = s.known || len(one.sums) > 0; !s.known {
-		old, err := e.ledger.ReadStats(ctx, 0, queue)
-		if err != nil {
-			return err
-		}
-		s.known = len(old.Tallies) > 0
+	if err := s.remember(ctx, e, queue, &one); err != nil {
+		return err
 	}
 	for len(s.list) > 1 && at-s.list[1].at >= sampleWindow {
 		s.list = s.list[1:]
@@ -110,11 +109,43 @@ func (s *samples) take(ctx context.Context, e *Engine, queue string) error {
 	return nil
 }
 
-// past is what became of a queue's jobs: within the window, and since the hour
-// before this one began.
+// remember reads all that the ledger knows of a queue of which the last hours tell
+// no attempt's time, as of one whose work comes once a night.
+func (s *samples) remember(ctx context.Context, e *Engine, queue string, now *tallied) error {
+	s.known = s.known || len(now.sums) > 0
+	if long := now.long(); long.all().n > 0 {
+		s.older = during{}
+		return nil
+	}
+	if s.older.kinds != nil && now.at-s.looked < sampleIdle {
+		return nil
+	}
+	read, err := e.ledger.ReadStats(ctx, 0, queue)
+	if err != nil {
+		return err
+	}
+	s.known = s.known || len(read.Tallies) > 0
+	s.older, s.looked = during{kinds: map[string]*doings{}}, now.at
+	for _, t := range read.Tallies {
+		s.older.add(tallyKey{t.Hour, t.Kind, t.Outcome}, amount{t.N, t.Sum})
+	}
+	return nil
+}
+
+// long is what happened since the hour before this one began.
+func (t *tallied) long() during {
+	d := during{took: max(t.wall.Sub(t.from.Start()), time.Second), kinds: map[string]*doings{}}
+	for k, v := range t.sums {
+		d.add(k, v)
+	}
+	return d
+}
+
+// past is what became of a queue's jobs: within the window, since the hour
+// before this one began, and ever, as samples have it.
 type past struct {
-	known        bool
-	lately, long during
+	known               bool
+	lately, long, older during
 }
 
 // during is what happened in a time.
@@ -131,10 +162,9 @@ type doings struct {
 
 func (s *samples) tell() past {
 	first, last := &s.list[0], &s.list[len(s.list)-1]
-	p := past{known: s.known, lately: during{took: last.at - first.at, kinds: map[string]*doings{}}}
-	p.long = during{took: max(last.wall.Sub(last.from.Start()), time.Second), kinds: map[string]*doings{}}
+	p := past{known: s.known, long: last.long(), older: s.older}
+	p.lately = during{took: last.at - first.at, kinds: map[string]*doings{}}
 	for k, v := range last.sums {
-		p.long.add(k, v)
 		if was := first.sums[k]; k.hour >= first.from {
 			p.lately.add(k, amount{v.n - was.n, v.sum - was.sum})
 		}
@@ -158,7 +188,8 @@ func (d *during) add(k tallyKey, v amount) {
 }
 
 // into adds to the facts what is known of rates and times: of the last minute
-// where that is enough to tell, else of the last hour or two.
+// where that is enough to tell, else of the last hour or two; of times, else of
+// all that is remembered.
 func (p *past) into(f *scaling.Facts, kinds []string) {
 	from := &p.lately
 	if from.took < sampleEvery {
@@ -166,18 +197,20 @@ func (p *past) into(f *scaling.Facts, kinds []string) {
 	}
 	f.Rates = from.rates(kinds)
 	f.Runs = map[string]time.Duration{}
-	for kind, all := range p.long.kinds {
-		if run := all.ended.mean(1); run > 0 {
+	p.older.times(f, 1)
+	p.long.times(f, 1)
+	p.lately.times(f, fewRuns)
+}
+
+// times puts how long attempts took in place of what f says, where there were few or more.
+func (d *during) times(f *scaling.Facts, few int64) {
+	for kind, one := range d.kinds {
+		if run := one.ended.mean(few); run > 0 {
 			f.Runs[kind] = run
 		}
-		if one := p.lately.kinds[kind]; one != nil {
-			if run := one.ended.mean(fewRuns); run > 0 {
-				f.Runs[kind] = run
-			}
-		}
 	}
-	if f.Otherwise = p.lately.all().mean(fewRuns); f.Otherwise == 0 {
-		f.Otherwise = p.long.all().mean(1)
+	if run := d.all().mean(few); run > 0 {
+		f.Otherwise = run
 	}
 }
 

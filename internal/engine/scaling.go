@@ -23,7 +23,8 @@ const (
 // Scaling says how many workers a queue needs, by package scaling. Its numbers
 // are the ledger's: counters at most a second old, read once for however many ask, and
 // the sums of statistics, which servers add to every ten seconds. So servers on
-// one ledger agree, and one that was just started knows what the others know.
+// one ledger agree, but for what each saw of the last minute, and one that was just
+// started knows what the others know.
 // Without Config.Insights on the servers nobody adds to those sums, and the number
 // of workers is held.
 //

@@ -257,6 +257,29 @@ func TestScalingErrors(t *testing.T) {
 	})
 }
 
+// What comes once a night is judged by how long it took the night before, by
+// every server, also by one that has just begun.
+func TestScalingRemembersRunTimesOverTheDay(t *testing.T) {
+	inWorld(t, engine.Config{Insights: true}, func(w *world) {
+		w.put(20)
+		w.work(w.open(), 1, 20, 2*time.Second)
+		w.ask()
+		for range 3 {
+			time.Sleep(3 * time.Hour)
+			w.ask()
+		}
+		w.put(100)
+		time.Sleep(time.Second)
+		other := start(t, w.f, engine.Config{Insights: true})
+		defer other.stop()
+		for who, s := range map[string]scaling.Signal{"that was there all day": w.ask(), "that has just begun": other.ask()} {
+			if !s.Known || s.Backlog != 200*time.Second || s.Desired != 5 {
+				t.Errorf("the server %s says %d for %s, known %t", who, s.Desired, s.Backlog, s.Known)
+			}
+		}
+	})
+}
+
 // A queue that is idle for days is still known, by what is remembered of it.
 func TestScalingKnowsAQueueThatWasEmptiedLongAgo(t *testing.T) {
 	inWorld(t, engine.Config{Insights: true}, func(w *world) {
