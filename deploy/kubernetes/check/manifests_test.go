@@ -243,6 +243,9 @@ func TestPodsAreConfined(t *testing.T) {
 			if pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken {
 				t.Errorf("%s gets a token of the cluster, which it has no use for", d.Name)
 			}
+			if pod.EnableServiceLinks == nil || *pod.EnableServiceLinks {
+				t.Errorf("%s finds ERRAND_PORT and the like of the service errand among its settings", d.Name)
+			}
 			if c.Resources.Requests.Cpu().IsZero() || c.Resources.Requests.Memory().IsZero() || c.Resources.Limits.Memory().IsZero() {
 				t.Errorf("%s asks for no resources", d.Name)
 			}
