@@ -89,7 +89,12 @@ func each(t *testing.T, f func(t *testing.T, s *set)) {
 // load builds a directory as kustomize does and decodes everything strictly.
 func load(t *testing.T, dir string) *set {
 	t.Helper()
-	made, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), "../"+dir)
+	return loadFrom(t, dir, "../"+dir)
+}
+
+func loadFrom(t *testing.T, dir, path string) *set {
+	t.Helper()
+	made, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), path)
 	if err != nil {
 		t.Fatalf("kustomize %s: %v", dir, err)
 	}
