@@ -30,7 +30,7 @@ func newQueuesScaling(a *app) *cobra.Command {
 		Use: "scaling QUEUE", Short: "Say how many workers a queue needs", Long: scalingLong, Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q.Queue = args[0]
-			if err := checkScaling(q); err != nil {
+			if err := checkScaling(q, cmd.Flags().Changed("max")); err != nil {
 				return err
 			}
 			return a.scaling(cmd.Context(), q)
@@ -46,12 +46,12 @@ func newQueuesScaling(a *app) *cobra.Command {
 }
 
 // checkScaling keeps from the wire what it would take for a default.
-func checkScaling(q errand.ScalingQuery) error {
+func checkScaling(q errand.ScalingQuery, bounded bool) error {
 	if err := job.CheckName("queue", q.Queue); err != nil {
 		return err
 	}
-	if q.TargetWait == 0 || q.Concurrency == 0 {
-		return usageError("--target-wait and --concurrency are more than nothing")
+	if q.TargetWait == 0 || q.Concurrency == 0 || bounded && q.Max == 0 {
+		return usageError("--target-wait, --concurrency and --max are more than nothing")
 	}
 	return nil
 }
