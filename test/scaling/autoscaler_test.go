@@ -55,7 +55,7 @@ func (k *keda) desiredBy(ctx context.Context, server int) (int, error) {
 }
 
 // hpa decides as Kubernetes' horizontal autoscaler does with the settings of
-// deploy/kubernetes, in times that are made fifteen times as short: a deviation of
+// deploy/kubernetes, in times that are made thirty times as short: a deviation of
 // a tenth is left alone; up at once, at most to double or by four more; down to the
 // most that was recommended within the window, and by few at a time. It is pure.
 type hpa struct {

@@ -25,12 +25,13 @@ func TestMain(m *testing.M) { cluster.Main(m) }
 const (
 	usual       = 5.0 // jobs a second
 	spike       = 20  // times as many
-	jobMillis   = 200
-	longMillis  = 2000 // of one in fifty
+	jobMillis   = 40
+	longMillis  = 2000 // of one in ten
 	slots       = 4    // of a worker
 	most        = 14   // workers
 	targetWait  = 8 * time.Second
 	workerGrace = 500 * time.Millisecond // shorter than a long job: some are given back
+	poll        = 500 * time.Millisecond // a thirtieth of what KEDA's is in deploy/kubernetes
 )
 
 // twoServers are on one PostgreSQL, each with an address for KEDA.
@@ -58,6 +59,7 @@ func metadata() map[string]string {
 // within the target, workers come and go without to and fro, and their going
 // costs no job and no attempt.
 func TestSpike(t *testing.T) {
+	t.Parallel()
 	c, scalers := twoServers(t)
 	stalls := c.Stalls()
 	f := &fleet{c: c, args: []string{"-concurrency", strconv.Itoa(slots), "-grace", workerGrace.String()}}
@@ -68,7 +70,7 @@ func TestSpike(t *testing.T) {
 	go func() {
 		poured <- c.Pour(pouring, func() float64 { return float64(rate.Load()) }, func(n int) cluster.Order {
 			o := cluster.Order{N: n, Millis: jobMillis}
-			if n%50 == 7 {
+			if n%10 == 7 {
 				o.Millis = longMillis
 			}
 			return o
@@ -76,12 +78,12 @@ func TestSpike(t *testing.T) {
 	}()
 
 	s := &simulation{t: t, k: newKEDA(t, metadata(), scalers...), f: f,
-		h: hpa{min: 1, max: most, window: 8 * time.Second, downStep: 2, downRest: 2 * time.Second}}
+		h: hpa{min: 1, max: most, window: 8 * poll, downStep: 2, downRest: 2 * poll}}
 	f.scale(1)
-	s.run(6 * time.Second)
+	s.run(4 * time.Second)
 	calm := len(f.running)
 	rate.Store(int64(spike * usual))
-	s.run(18 * time.Second)
+	s.run(9 * time.Second)
 	peak := slices.Max(f.history)
 	rate.Store(int64(usual))
 	s.until(func() bool { return len(f.running) <= calm+1 })
@@ -147,11 +149,11 @@ func (s *simulation) run(d time.Duration) {
 	s.until(func() bool { return !time.Now().Before(end) })
 }
 
-// until asks and scales once a second, up to a deadline. Where there is no
+// until asks and scales at each poll, up to a deadline. Where there is no
 // answer nothing is changed.
 func (s *simulation) until(done func() bool) {
 	s.t.Helper()
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for deadline := time.Now().Add(cluster.Patience); !done(); {
 		if time.Now().After(deadline) {
@@ -172,6 +174,7 @@ func (s *simulation) until(done func() bool) {
 // Servers on one ledger give the same answer, and so does one that was killed
 // and started again, at once.
 func TestServersAgreeAcrossARestart(t *testing.T) {
+	t.Parallel()
 	c, scalers := twoServers(t)
 	w := c.AddWorker("-concurrency", "10")
 	for i := range 40 {
