@@ -83,11 +83,13 @@ type census struct {
 	sessions []ledger.Session
 }
 
-// read returns the state, younger than age.
+// read returns the state, of at most age before the call: who waited for another's
+// read takes that.
 func (s *signals) read(ctx context.Context, e *Engine, age time.Duration) (*census, error) {
+	asked := e.conf.Monotonic()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.last != nil && e.conf.Monotonic()-s.at < age {
+	if s.last != nil && s.at > asked-age {
 		return s.last, nil
 	}
 	at := e.conf.Monotonic()

@@ -19,6 +19,9 @@ type fake struct {
 	entered chan struct{} // if set, told of each Insert
 	release chan struct{} // if set, each Insert waits for it
 
+	slow  time.Duration // of each Counts
+	asked atomic.Int32  // so many Counts
+
 	mu     sync.Mutex
 	counts []ledger.Count // what it says that it holds
 }
@@ -117,6 +120,8 @@ func (f *fake) Counts(context.Context) ([]ledger.Count, error) {
 	if f.down.Load() {
 		return nil, job.Errorf(job.Unavailable, job.ReasonLedgerDown, "counters: %w", errDown)
 	}
+	f.asked.Add(1)
+	time.Sleep(f.slow)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.counts), nil

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -191,6 +192,28 @@ func TestKEDAIsToldWhatIsWrong(t *testing.T) {
 		if err != nil || time.Now().After(deadline) {
 			t.Fatalf("without a ledger: %v; a number that is missing must be an error, for KEDA to hold", err)
 		}
+	}
+}
+
+// A ledger that takes longer to answer than an answer is good for is asked once for all
+// who ask meanwhile, so that the last of them does not wait for as many answers.
+func TestScalingOfASlowLedger(t *testing.T) {
+	f := &fake{slow: 1200 * time.Millisecond}
+	running31(f)
+	r := serve(t, f, Config{})
+	k := dialKeda(t, r.Addr().String(), insecure.NewCredentials())
+	ctx := timed(t)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			if n, err := k.desired(ctx, ref("queue", "mail", "concurrency", "4")); err != nil || n != 8 {
+				t.Errorf("%v workers, %v", n, err)
+			}
+		})
+	}
+	all.Wait()
+	if n := f.asked.Load(); n > 2 { // who came a second late has one of his own
+		t.Errorf("eight questions at once, and the ledger was asked %d times", n)
 	}
 }
 
