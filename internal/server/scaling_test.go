@@ -274,16 +274,27 @@ func TestManyKEDAStreamsShareAConnection(t *testing.T) {
 	r := serve(t, f, Config{ScalerListen: "127.0.0.1:0"})
 	k := dialKeda(t, r.ScalerAddr().String(), insecure.NewCredentials())
 	ctx := timed(t)
+	var streams []grpc.ClientStream
 	for i := range 300 {
 		s, err := k.stream(ctx, ref("queue", "mail"))
 		if err == nil {
 			_, err = next(s)
 		}
+		streams = append(streams, s)
 		if err != nil {
 			t.Fatalf("stream %d: %v", i+1, err)
 		}
 	}
 	if _, err := k.isActive(ctx, ref("queue", "mail")); err != nil {
+		t.Error(err)
+	}
+	r.stop()
+	for _, s := range streams {
+		if _, err := next(s); status.Code(err) != codes.Unavailable {
+			t.Fatalf("when the server stops, a stream ends with %v", err)
+		}
+	}
+	if err := <-r.done; err != nil {
 		t.Error(err)
 	}
 }
