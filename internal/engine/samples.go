@@ -71,28 +71,25 @@ func (s *samples) look(ctx context.Context, e *Engine, queue string) (past, erro
 }
 
 func (s *samples) take(ctx context.Context, e *Engine, queue string) error {
-	if err := e.foldStats(ctx); err != nil {
-		return err
-	}
 	at := e.conf.Monotonic()
 	now, err := e.clock.now(ctx)
 	if err != nil {
 		return err
 	}
 	one := tallied{at: at, wall: now, from: ledger.HourOf(now) - 1, sums: map[tallyKey]amount{}}
-	read, err := e.ledger.ReadStats(ctx, one.from, queue)
+	err = e.readStats(ctx, one.from, queue, func(t ledger.Tally) bool {
+		k := tallyKey{t.Hour, t.Kind, t.Outcome}
+		sum := one.sums[k]
+		one.sums[k] = amount{sum.n + t.N, sum.sum + t.Sum}
+		return true
+	}, nil)
 	if err != nil {
 		return err
 	}
-	for _, t := range read.Tallies {
-		one.sums[tallyKey{t.Hour, t.Kind, t.Outcome}] = amount{t.N, t.Sum}
-	}
 	if s.known = s.known || len(one.sums) > 0; !s.known {
-		old, err := e.ledger.ReadStats(ctx, 0, queue)
-		if err != nil {
+		if err := e.readStats(ctx, 0, queue, func(ledger.Tally) bool { s.known = true; return false }, nil); err != nil {
 			return err
 		}
-		s.known = len(old.Tallies) > 0
 	}
 	for len(s.list) > 1 && at-s.list[1].at >= sampleWindow {
 		s.list = s.list[1:]
