@@ -1,0 +1,75 @@
+package testenv
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// tick is the unit of processor times in /proc, on every architecture.
+const tick = 10 * time.Millisecond
+
+// CPU is the processor time that the server has taken so far, with all its
+// processes, those that have ended too.
+func (s *Server) CPU() time.Duration {
+	s.t.Helper()
+	main := s.proc.cmd.Process.Pid
+	all, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var sum time.Duration
+	for _, path := range all {
+		one, err := readStat(path)
+		if err != nil {
+			continue // it has ended: its time is its parent's now
+		}
+		switch main {
+		case one.pid:
+			sum += one.own + one.ended
+		case one.parent:
+			sum += one.own
+		}
+	}
+	return sum
+}
+
+// CPUOf is the processor time that a process has taken so far.
+func CPUOf(pid int) (time.Duration, error) {
+	one, err := readStat(fmt.Sprintf("/proc/%d/stat", pid))
+	return one.own, err
+}
+
+// stat is what /proc tells of a process.
+type stat struct {
+	pid, parent int
+	own, ended  time.Duration // its own time, and that of children that were waited for
+}
+
+func readStat(path string) (s stat, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return s, err
+	}
+	end := bytes.LastIndexByte(b, ')') // of the name, which may hold anything
+	f := bytes.Fields(b[end+1:])
+	if end < 0 || len(f) < 15 {
+		return s, fmt.Errorf("%s: %q", path, b)
+	}
+	number := func(i int) int { n, e := strconv.Atoi(string(f[i])); err = firstError(err, e); return n }
+	s.pid, err = strconv.Atoi(filepath.Base(filepath.Dir(path)))
+	s.parent = number(1)
+	s.own = time.Duration(number(11)+number(12)) * tick
+	s.ended = time.Duration(number(13)+number(14)) * tick
+	return s, err
+}
+
+func firstError(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
