@@ -189,7 +189,7 @@ func (t *telemetry) process(ctx context.Context, j *RawJob) (context.Context, at
 		trace.WithAttributes(append(opProcess.attributes(j.Queue, ""), semconv.MessagingMessageID(j.ID.String()),
 			attrKind.String(j.Kind), attrAttempt.Int(j.Attempt))...),
 	}
-	ctx = remoteSpan(ctx, j.TraceParent)
+	ctx = remoteSpan(ctx, j.TraceParent, j.TraceState)
 	if made := trace.SpanContextFromContext(ctx); made.IsRemote() {
 		opts = append(opts, trace.WithLinks(trace.Link{SpanContext: made}))
 	}

@@ -165,7 +165,8 @@ func TestSilenceAllocatesNothing(t *testing.T) {
 		_, a := c.telemetry.process(ctx, j)
 		a.end(ctx, OutcomeSucceeded, "", 0)
 		c.telemetry.settled(ctx, began, nil)
-		_ = TraceParentFrom(ctx)
+		_, _ = TraceFrom(ctx)
+		_ = wireTraceState("")
 	})
 	if got != 0 {
 		t.Errorf("%v allocations a job, want 0", got)
