@@ -57,16 +57,46 @@ func TraceFrom(ctx context.Context) (traceparent, tracestate string) {
 	if !span.IsValid() || mark.parent != "" && mark.span.Equal(span) {
 		return mark.parent, mark.state
 	}
-	headers := propagation.MapCarrier{}
-	propagation.TraceContext{}.Inject(ctx, headers)
-	return headers[parentHeader], headers[stateHeader]
+	var c carrier
+	propagation.TraceContext{}.Inject(ctx, &c)
+	return c.parent, c.state
 }
 
 // remoteSpan makes the span that a trace names the parent of those started
 // with the context. A traceparent that is none is ignored, and so is such a tracestate.
 func remoteSpan(ctx context.Context, traceparent, tracestate string) context.Context {
-	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{parentHeader: traceparent, stateHeader: tracestate})
+	if traceparent == "" {
+		return ctx
+	}
+	return propagation.TraceContext{}.Extract(ctx, &carrier{traceparent, tracestate})
 }
+
+// carrier is a trace as OpenTelemetry reads and writes it.
+type carrier struct{ parent, state string }
+
+// Get implements propagation.TextMapCarrier.
+func (c *carrier) Get(key string) string {
+	switch key {
+	case parentHeader:
+		return c.parent
+	case stateHeader:
+		return c.state
+	}
+	return ""
+}
+
+// Set implements propagation.TextMapCarrier.
+func (c *carrier) Set(key, value string) {
+	switch key {
+	case parentHeader:
+		c.parent = value
+	case stateHeader:
+		c.state = value
+	}
+}
+
+// Keys implements propagation.TextMapCarrier.
+func (c *carrier) Keys() []string { return []string{parentHeader, stateHeader} }
 
 // wireTraceState leaves out what the wire cannot carry, or need not. The server
 // looks at the rest.

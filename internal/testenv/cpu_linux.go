@@ -54,22 +54,18 @@ func readStat(path string) (s stat, err error) {
 	if err != nil {
 		return s, err
 	}
-	end := bytes.LastIndexByte(b, ')') // of the name, which may hold anything
-	f := bytes.Fields(b[end+1:])
-	if end < 0 || len(f) < 15 {
+	var n [15]int // the fields after the name, which may hold anything; the first is a letter
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(f) < len(n) {
 		return s, fmt.Errorf("%s: %q", path, b)
 	}
-	number := func(i int) int { n, e := strconv.Atoi(string(f[i])); err = firstError(err, e); return n }
-	s.pid, err = strconv.Atoi(filepath.Base(filepath.Dir(path)))
-	s.parent = number(1)
-	s.own = time.Duration(number(11)+number(12)) * tick
-	s.ended = time.Duration(number(13)+number(14)) * tick
-	return s, err
-}
-
-func firstError(a, b error) error {
-	if a != nil {
-		return a
+	for i := 1; i < len(n); i++ {
+		if n[i], err = strconv.Atoi(string(f[i])); err != nil {
+			return s, fmt.Errorf("%s: %w", path, err)
+		}
 	}
-	return b
+	s.pid, err = strconv.Atoi(filepath.Base(filepath.Dir(path)))
+	s.parent = n[1]
+	s.own, s.ended = time.Duration(n[11]+n[12])*tick, time.Duration(n[13]+n[14])*tick
+	return s, err
 }

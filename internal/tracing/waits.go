@@ -46,19 +46,22 @@ func (w *Waits) waited(j *job.Job) {
 	if !made.IsValid() {
 		return
 	}
+	_, span := w.tracer.Start(ctx, "wait "+j.Queue, trace.WithTimestamp(j.RunAt))
+	if !span.IsRecording() {
+		return
+	}
 	until := j.LeasedAt
 	if until.Before(j.RunAt) {
 		until = j.RunAt // the ledger's clock was set back
 	}
-	_, span := w.tracer.Start(ctx, "wait "+j.Queue, trace.WithTimestamp(j.RunAt),
-		trace.WithLinks(trace.Link{SpanContext: made}),
-		trace.WithAttributes(
-			semconv.MessagingSystemKey.String("errand"),
-			semconv.MessagingDestinationName(j.Queue),
-			semconv.MessagingMessageID(j.ID.String()),
-			attribute.String("errand.job.kind", j.Kind),
-			attribute.Int("errand.job.attempt", j.Attempt),
-		))
+	span.AddLink(trace.Link{SpanContext: made})
+	span.SetAttributes(
+		semconv.MessagingSystemKey.String("errand"),
+		semconv.MessagingDestinationName(j.Queue),
+		semconv.MessagingMessageID(j.ID.String()),
+		attribute.String("errand.job.kind", j.Kind),
+		attribute.Int("errand.job.attempt", j.Attempt),
+	)
 	span.End(trace.WithTimestamp(until))
 }
 
