@@ -63,7 +63,9 @@ var watchings = []watching{
 //
 // The processor time of the collector and of those who scrape and ask is left out.
 func BenchmarkCost(b *testing.B) {
-	pairs, jobs := number(b, pairsVar, 9), number(b, jobsVar, 40_000)
+	pairs, jobs := number(b, pairsVar, 9), number(b, jobsVar, 100_000)
+	cluster.Errand(b) // built before anything is measured
+	loadProgram(b)
 	for _, w := range watchings {
 		b.Run(w.name, func(b *testing.B) {
 			pg := testenv.StartPostgres(b, testenv.Options{Settings: map[string]string{
@@ -192,7 +194,7 @@ func (w watching) load(b *testing.B, c *cluster.Cluster, server, scrapes string,
 	if w.metrics {
 		args = append(args, "-metrics", scrapes)
 	}
-	p := c.Run("load", cluster.Binary(b, "test/observe/load", "load"), args...)
+	p := c.Run("load", loadProgram(b), args...)
 	code := p.Wait(2 * cluster.Patience)
 	n, err := strconv.ParseInt(strings.TrimSpace(p.Log()), 10, 64)
 	if code != 0 || err != nil {
@@ -200,6 +202,8 @@ func (w watching) load(b *testing.B, c *cluster.Cluster, server, scrapes string,
 	}
 	return time.Duration(n)
 }
+
+func loadProgram(b *testing.B) string { return cluster.Binary(b, "test/observe/load", "load") }
 
 // ask scrapes and polls every second until ctx ends.
 func (w watching) ask(ctx context.Context, server, worker string) {
