@@ -642,7 +642,7 @@ func TestReflection(t *testing.T) {
 	stream := grpcreflect.NewClient(transport(t, true), r.URL(), connect.WithGRPC()).NewStream(t.Context())
 	defer func() { _, _ = stream.Close() }()
 	names, err := stream.ListServices()
-	if err != nil || len(names) != 3 {
+	if err != nil || len(names) != 4 {
 		t.Errorf("%v, %v", names, err)
 	}
 }
