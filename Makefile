@@ -7,7 +7,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 build: ## bin/errand
-	go build -trimpath -tags grpcnotrace -o bin/errand ./cmd/errand
+	scripts/build
 
 dashboards: ## deploy/grafana/*.json from deploy/grafana/generate
 	cd deploy/grafana/generate && go run . ..
@@ -32,7 +32,7 @@ bench: ## Errand beside its peers (PEERS, SCENARIOS, ROUNDS, JOBS, OUT: see scri
 	scripts/bench
 
 bench-footprint: ## what a server needs: memory with a backlog, and what idle workers cost (LEDGER, JOBS, WORKERS, IDLE)
-	go build -trimpath -o bin/errand ./cmd/errand
+	scripts/build
 	cd bench && go run . footprint -errand ../bin/errand -jobs $${JOBS:-1000000} -workers $${WORKERS:-100} -idle $${IDLE:-30s} -ledger "$${LEDGER:-}"
 
 bench-ledger: ## the ledger's benchmarks

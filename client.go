@@ -108,7 +108,7 @@ func (c *Client) enqueue(ctx context.Context, ps []EnqueueParams) ([]EnqueueResu
 			ps[i].ID, fresh[i] = NewID(), true
 		}
 		if ps[i].TraceParent == "" {
-			ps[i].TraceParent = TraceParentFrom(ctx)
+			ps[i].TraceParent, ps[i].TraceState = TraceFrom(ctx)
 		}
 		ids[i] = ps[i].ID
 	}

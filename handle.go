@@ -24,6 +24,7 @@ type RawJob struct {
 	Timeout     time.Duration
 	Tags        []string
 	TraceParent string
+	TraceState  string
 	// Token is the fencing token of this attempt: larger than that of every
 	// attempt before. A store that remembers the largest token it saw can refuse
 	// a write that comes late, from a worker that was frozen.

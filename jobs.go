@@ -77,6 +77,7 @@ type JobInfo struct {
 	UniqueFor       time.Duration
 	Tags            []string
 	TraceParent     string
+	TraceState      string
 	Progress        []byte
 	Result          []byte     // not in lists
 	Errors          []JobError // oldest first; in lists only the last
@@ -107,7 +108,7 @@ func infoOf(j *errandv1.Job) *JobInfo {
 		CreatedAt: timeOf(j.GetCreatedAt()), RunAt: timeOf(j.GetRunAt()), ExpiresAt: timeOf(j.GetExpiresAt()),
 		LeasedAt: timeOf(j.GetLeasedAt()), DoneAt: timeOf(j.GetDoneAt()), Timeout: durationOf(j.GetTimeout()),
 		UniqueKey: j.GetUniqueKey(), UniqueMode: uniqueModeOf(j.GetUniqueMode()), UniqueFor: durationOf(j.GetUniqueFor()),
-		Tags: j.GetTags(), TraceParent: j.GetTraceParent(), Progress: j.GetProgress(), Result: j.GetResult(),
+		Tags: j.GetTags(), TraceParent: j.GetTraceParent(), TraceState: j.GetTraceState(), Progress: j.GetProgress(), Result: j.GetResult(),
 		Token: j.GetToken(), Version: j.GetVersion(), SessionID: wireID(j.GetSessionId()), CancelRequested: j.GetCancelRequested(),
 	}
 	for _, e := range j.GetErrors() {

@@ -215,12 +215,12 @@ func (s *session) newLease(j *errandv1.Job) *lease {
 		ID: wireID(j.GetId()), Queue: j.GetQueue(), Kind: j.GetKind(), Payload: j.GetPayload(), ContentType: j.GetContentType(),
 		Priority: int(j.GetPriority()), Attempt: int(j.GetAttempt()), MaxAttempts: int(j.GetMaxAttempts()), Crashes: int(j.GetCrashes()),
 		CreatedAt: timeOf(j.GetCreatedAt()), RunAt: timeOf(j.GetRunAt()), Timeout: durationOf(j.GetTimeout()),
-		Tags: j.GetTags(), TraceParent: j.GetTraceParent(), Token: j.GetToken(),
+		Tags: j.GetTags(), TraceParent: j.GetTraceParent(), TraceState: j.GetTraceState(), Token: j.GetToken(),
 	}}
 	l.job.lease = l
 	ctx := context.WithValue(s.r.base, jobKey{}, l.job)
 	if l.job.TraceParent != "" {
-		ctx = ContextWithTraceParent(ctx, l.job.TraceParent)
+		ctx = ContextWithTrace(ctx, l.job.TraceParent, l.job.TraceState)
 	}
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
 	return l

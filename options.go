@@ -70,8 +70,8 @@ func IdempotencyKey(key string) EnqueueOption {
 // stored once, however often it is sent.
 func WithID(id ID) EnqueueOption { return enqueueOption(func(p *EnqueueParams) { p.ID = id }) }
 
-// TraceParent hands a W3C traceparent to the job. Without it the one that
-// ContextWithTraceParent put into the context is used.
+// TraceParent hands a W3C traceparent to the job. Without it the one of the
+// context is used, with its tracestate: see TraceFrom.
 func TraceParent(s string) EnqueueOption {
 	return enqueueOption(func(p *EnqueueParams) { p.TraceParent = s })
 }

@@ -35,6 +35,7 @@ type EnqueueParams struct {
 	OnConflict     OnConflict // SkipConflict
 	IdempotencyKey string
 	TraceParent    string
+	TraceState     string // left out if it is malformed or longer than 512 bytes
 }
 
 // NewParams makes EnqueueParams of a kind, a payload in any form, and options.
@@ -55,7 +56,7 @@ func (p *EnqueueParams) item(first bool) (*errandv1.EnqueueItem, error) {
 	it := &errandv1.EnqueueItem{
 		Id: p.ID.String(), Kind: p.Kind, Queue: p.Queue, Payload: p.Payload, ContentType: p.ContentType,
 		MaxAttempts: clampInt32(p.MaxAttempts), Tags: p.Tags, UniqueKey: p.UniqueKey,
-		IdempotencyKey: p.IdempotencyKey, TraceParent: p.TraceParent, FirstTry: first,
+		IdempotencyKey: p.IdempotencyKey, TraceParent: p.TraceParent, TraceState: wireTraceState(p.TraceState), FirstTry: first,
 		Delay: wireDuration(p.Delay), RunAt: wireTime(p.RunAt), Timeout: wireDuration(p.Timeout),
 		ExpiresIn: wireDuration(p.ExpiresIn), ExpiresAt: wireTime(p.ExpiresAt), UniqueFor: wireDuration(p.UniqueFor),
 	}

@@ -56,6 +56,7 @@ type telemetry struct {
 	consumed  metric.Int64Counter
 	operation metric.Float64Histogram
 	processed metric.Float64Histogram
+	sets      sets
 }
 
 // Instrument makes the client, and every worker that has it as its Client, tell
@@ -108,14 +109,15 @@ func (t *telemetry) send(ctx context.Context, ps []EnqueueParams) (context.Conte
 			break
 		}
 	}
-	attrs := opSend.attributes(s.queue, "")
-	if len(ps) > 1 {
-		attrs = append(attrs, semconv.MessagingBatchMessageCount(len(ps)))
-	} else {
-		attrs = append(attrs, attrKind.String(ps[0].Kind))
+	set := t.sets.get(opSend, s.queue, "")
+	ctx, s.span = t.tracer.Start(ctx, set.name, trace.WithTimestamp(s.began), asProducer, set.span)
+	switch {
+	case !s.span.IsRecording():
+	case len(ps) > 1:
+		s.span.SetAttributes(semconv.MessagingBatchMessageCount(len(ps)))
+	default:
+		s.span.SetAttributes(attrKind.String(ps[0].Kind))
 	}
-	ctx, s.span = t.tracer.Start(ctx, opSend.span(s.queue), trace.WithTimestamp(s.began),
-		trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(attrs...))
 	return ctx, s
 }
 
@@ -132,13 +134,13 @@ func (s sending) end(ctx context.Context, ps []EnqueueParams, rs []EnqueueResult
 		s.span.SetStatus(codes.Error, err.Error())
 	}
 	s.span.End(trace.WithTimestamp(s.began.Add(took)))
-	s.t.operation.Record(ctx, took.Seconds(), metric.WithAttributes(opSend.attributes(s.queue, why)...))
+	s.t.operation.Record(ctx, took.Seconds(), s.t.sets.get(opSend, s.queue, why).timed...)
 	counts := map[string]int64{}
 	for i := range ps {
 		counts[queueOf(&ps[i])]++
 	}
 	for queue, n := range counts {
-		s.t.sent.Add(ctx, n, metric.WithAttributes(opSend.counted(queue, why)...))
+		s.t.sent.Add(ctx, n, s.t.sets.get(opSend, queue, why).added...)
 	}
 }
 
@@ -156,9 +158,10 @@ func (t *telemetry) received(ctx context.Context, began time.Time, jobs []*erran
 		}
 	}
 	why := errorType(fromWire(err))
-	t.operation.Record(ctx, time.Since(began).Seconds(), metric.WithAttributes(opReceive.attributes(queue, why)...))
+	set := t.sets.get(opReceive, queue, why)
+	t.operation.Record(ctx, time.Since(began).Seconds(), set.timed...)
 	if n > 0 {
-		t.consumed.Add(ctx, n, metric.WithAttributes(opReceive.counted(queue, why)...))
+		t.consumed.Add(ctx, n, set.added...)
 	}
 }
 
@@ -167,7 +170,7 @@ func (t *telemetry) settled(ctx context.Context, began time.Time, err error) {
 	if t == nil {
 		return
 	}
-	t.operation.Record(ctx, time.Since(began).Seconds(), metric.WithAttributes(opSettle.attributes("", errorType(fromWire(err)))...))
+	t.operation.Record(ctx, time.Since(began).Seconds(), t.sets.get(opSettle, "", errorType(fromWire(err))).timed...)
 }
 
 // attempt is a handler at work.
@@ -184,16 +187,16 @@ func (t *telemetry) process(ctx context.Context, j *RawJob) (context.Context, at
 	if t == nil {
 		return ctx, attempt{}
 	}
-	opts := []trace.SpanStartOption{
-		trace.WithSpanKind(trace.SpanKindConsumer),
-		trace.WithAttributes(append(opProcess.attributes(j.Queue, ""), semconv.MessagingMessageID(j.ID.String()),
-			attrKind.String(j.Kind), attrAttempt.Int(j.Attempt))...),
+	set := t.sets.get(opProcess, j.Queue, "")
+	ctx = remoteSpan(ctx, j.TraceParent, j.TraceState)
+	made := trace.SpanContextFromContext(ctx)
+	ctx, span := t.tracer.Start(ctx, set.name, asConsumer, set.span)
+	if span.IsRecording() {
+		span.SetAttributes(semconv.MessagingMessageID(j.ID.String()), attrKind.String(j.Kind), attrAttempt.Int(j.Attempt))
+		if made.IsRemote() {
+			span.AddLink(trace.Link{SpanContext: made})
+		}
 	}
-	ctx = remoteSpan(ctx, j.TraceParent)
-	if made := trace.SpanContextFromContext(ctx); made.IsRemote() {
-		opts = append(opts, trace.WithLinks(trace.Link{SpanContext: made}))
-	}
-	ctx, span := t.tracer.Start(ctx, opProcess.span(j.Queue), opts...)
 	return ctx, attempt{t, span, j.Queue}
 }
 
@@ -202,43 +205,19 @@ func (a attempt) end(ctx context.Context, o Outcome, message string, ran time.Du
 	if a.t == nil {
 		return
 	}
-	a.span.SetAttributes(attrOutcome.String(string(o)))
 	why := ""
 	if o == OutcomeFailed || o == OutcomeDiscarded {
 		why = string(o)
-		a.span.SetAttributes(semconv.ErrorTypeKey.String(why))
-		a.span.SetStatus(codes.Error, message)
+	}
+	if a.span.IsRecording() {
+		a.span.SetAttributes(attrOutcome.String(string(o)))
+		if why != "" {
+			a.span.SetAttributes(semconv.ErrorTypeKey.String(why))
+			a.span.SetStatus(codes.Error, message)
+		}
 	}
 	a.span.End()
-	a.t.processed.Record(ctx, ran.Seconds(), metric.WithAttributes(opProcess.counted(a.queue, why)...))
-}
-
-// span is the name of an operation's spans.
-func (o operation) span(queue string) string {
-	if queue == "" {
-		return o.name
-	}
-	return o.name + " " + queue
-}
-
-// attributes describe an operation on a queue, which may be unknown, and how
-// it failed, if it did.
-func (o operation) attributes(queue, why string) []attribute.KeyValue {
-	return append(o.counted(queue, why), semconv.MessagingOperationTypeKey.String(o.kind))
-}
-
-// counted is attributes without the type, which counters and the duration of
-// processing do not have.
-func (o operation) counted(queue, why string) []attribute.KeyValue {
-	attrs := make([]attribute.KeyValue, 0, 8)
-	attrs = append(attrs, semconv.MessagingSystemKey.String(system), semconv.MessagingOperationName(o.name))
-	if queue != "" {
-		attrs = append(attrs, semconv.MessagingDestinationName(queue))
-	}
-	if why != "" {
-		attrs = append(attrs, semconv.ErrorTypeKey.String(why))
-	}
-	return attrs
+	a.t.processed.Record(ctx, ran.Seconds(), a.t.sets.get(opProcess, a.queue, why).measured...)
 }
 
 // errorType names the sort of an error: few values, as the conventions want it.

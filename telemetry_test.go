@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -165,22 +166,44 @@ func TestSilenceAllocatesNothing(t *testing.T) {
 		_, a := c.telemetry.process(ctx, j)
 		a.end(ctx, OutcomeSucceeded, "", 0)
 		c.telemetry.settled(ctx, began, nil)
-		_ = TraceParentFrom(ctx)
+		_, _ = TraceFrom(ctx)
+		_ = wireTraceState("")
 	})
 	if got != 0 {
 		t.Errorf("%v allocations a job, want 0", got)
 	}
 }
 
-// BenchmarkTelemetry is what an attempt costs a worker: silent, and told.
+// However many queues a client works for, what it keeps of them is bounded.
+func TestSetsAreBounded(t *testing.T) {
+	var s sets
+	for i := range 2 * maxSets {
+		queue := "q" + strconv.Itoa(i)
+		for range 2 {
+			if got := s.get(opProcess, queue, ""); got.name != "process "+queue || len(got.timed) != 1 {
+				t.Fatalf("queue %s: %+v", queue, got)
+			}
+		}
+	}
+	if len(s.of) != maxSets {
+		t.Errorf("%d are kept, want %d", len(s.of), maxSets)
+	}
+}
+
+// BenchmarkTelemetry is what an attempt costs a worker: silent, and told, in a
+// trace that is sampled and in one that is not.
 func BenchmarkTelemetry(b *testing.B) {
-	j := &RawJob{ID: NewID(), Queue: "q", Kind: "k", TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0"
 	told := NewClient(newFake(), nil)
 	if err := told.Instrument(sdktrace.NewTracerProvider(), sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))); err != nil {
 		b.Fatal(err)
 	}
-	for name, c := range map[string]*Client{"silent": NewClient(newFake(), nil), "told": told} {
-		b.Run(name, func(b *testing.B) {
+	for _, one := range []struct {
+		name, flag string
+		c          *Client
+	}{{"silent", "1", NewClient(newFake(), nil)}, {"sampled", "1", told}, {"unsampled", "0", told}} {
+		c, j := one.c, &RawJob{ID: NewID(), Queue: "q", Kind: "k", TraceParent: parent + one.flag}
+		b.Run(one.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				ctx, a := c.telemetry.process(b.Context(), j)

@@ -51,7 +51,7 @@ func (p EnqueueParams) SQLOptions() (string, error) {
 		Queue: p.Queue, ContentType: p.ContentType, Priority: p.Priority, Delay: seconds(p.Delay), RunAt: sqlTime(p.RunAt),
 		MaxAttempts: p.MaxAttempts, Timeout: seconds(p.Timeout), ExpiresIn: seconds(p.ExpiresIn), ExpiresAt: sqlTime(p.ExpiresAt),
 		Tags: p.Tags, UniqueKey: p.UniqueKey, UniqueMode: p.UniqueMode, UniqueFor: seconds(p.UniqueFor), OnConflict: p.OnConflict,
-		IdempotencyKey: p.IdempotencyKey, TraceParent: p.TraceParent,
+		IdempotencyKey: p.IdempotencyKey, TraceParent: sqlTrace(p.TraceParent, p.TraceState),
 	}
 	if !p.ID.IsZero() {
 		o.ID = p.ID.String()

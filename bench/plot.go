@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/errandhq/errand/internal/bench"
 )
 
 // The plot's measures, in pixels.
@@ -87,15 +89,15 @@ func (r *runner) groupPanels(b *strings.Builder, x, y int, group string) int {
 func (r *runner) panel(b *strings.Builder, x, y int, group string, sc scenario) int {
 	type bar struct {
 		sys system
-		spread
+		bench.Spread
 	}
 	var bars []bar
 	most := 0.0
 	for _, sys := range r.chosen(group) {
 		if v := r.values(sys, sc, rate); len(v) > 0 {
-			s := spreadOf(slices.Collect(maps.Values(v)))
+			s := bench.SpreadOf(slices.Collect(maps.Values(v)))
 			bars = append(bars, bar{sys, s})
-			most = math.Max(most, s.high)
+			most = math.Max(most, s.High)
 		}
 	}
 	if len(bars) == 0 || most <= 0 {
@@ -111,9 +113,9 @@ func (r *runner) panel(b *strings.Builder, x, y int, group string, sc scenario) 
 			text = "value mine"
 		}
 		fmt.Fprintf(b, `<text x="%d" y="%d" text-anchor="end">%s</text>`, x+columnLeft-8, middle+5, html.EscapeString(barLabel(one.sys)))
-		fmt.Fprintf(b, `<rect class="%s" x="%d" y="%d" width="%.1f" height="%d" rx="2"/>`, class, x+columnLeft, y, math.Max(1, at(one.median)-at(0)), barHeight)
-		fmt.Fprintf(b, `<line class="whisker" x1="%.1f" x2="%.1f" y1="%d" y2="%[3]d"/>`, at(one.low), at(one.high), middle)
-		fmt.Fprintf(b, `<text class="%s" x="%.1f" y="%d">%s</text>`+"\n", text, at(one.high)+6, middle+5, thousands(one.median))
+		fmt.Fprintf(b, `<rect class="%s" x="%d" y="%d" width="%.1f" height="%d" rx="2"/>`, class, x+columnLeft, y, math.Max(1, at(one.Median)-at(0)), barHeight)
+		fmt.Fprintf(b, `<line class="whisker" x1="%.1f" x2="%.1f" y1="%d" y2="%[3]d"/>`, at(one.Low), at(one.High), middle)
+		fmt.Fprintf(b, `<text class="%s" x="%.1f" y="%d">%s</text>`+"\n", text, at(one.High)+6, middle+5, thousands(one.Median))
 		y += barHeight + barGap
 	}
 	return y + panelGap

@@ -115,9 +115,9 @@ func (r *runner) carried(b *strings.Builder) {
 					bound[round] = min(v, w)
 				}
 			}
-			if s := spreadOf(ratios(r.values(sys, sc, rate), bound)); !math.IsNaN(s.median) {
+			if s := bench.SpreadOf(ratios(r.values(sys, sc, rate), bound)); !math.IsNaN(s.Median) {
 				fmt.Fprintf(b, "\n%s, %s: %.2f (%.2f-%.2f) of the lower of Errand without it and plain publish and consume.\n",
-					r.title(sys), sc.title, s.median, s.low, s.high)
+					r.title(sys), sc.title, s.Median, s.Low, s.High)
 			}
 		}
 	}
@@ -130,25 +130,25 @@ func (r *runner) cell(sys system, sc scenario) string {
 		return "-"
 	}
 	if own := r.ownRatios(sys, sc); own != nil {
-		s := spreadOf(own)
-		return fmt.Sprintf("%.2f (%.2f-%.2f)", s.median, s.low, s.high)
+		s := bench.SpreadOf(own)
+		return fmt.Sprintf("%.2f (%.2f-%.2f)", s.Median, s.Low, s.High)
 	}
-	value := thousands(spreadOf(slices.Collect(maps.Values(rates))).median)
+	value := thousands(bench.SpreadOf(slices.Collect(maps.Values(rates))).Median)
 	measure := rate
 	if sc.of == bench.Latency {
 		p50, p99 := r.values(sys, sc, quickness(50)), r.values(sys, sc, quickness(99))
-		value = fmt.Sprintf("%.2f / %.1f", 1/spreadOf(slices.Collect(maps.Values(p50))).median, 1/spreadOf(slices.Collect(maps.Values(p99))).median)
+		value = fmt.Sprintf("%.2f / %.1f", 1/bench.SpreadOf(slices.Collect(maps.Values(p50))).Median, 1/bench.SpreadOf(slices.Collect(maps.Values(p99))).Median)
 		measure = quickness(50)
 	}
 	if sys.name == "errand" {
 		return value
 	}
 	pairs := ratios(r.values(system{name: "errand", group: sys.group}, sc, measure), r.values(sys, sc, measure))
-	s := spreadOf(pairs)
-	if math.IsNaN(s.median) {
+	s := bench.SpreadOf(pairs)
+	if math.IsNaN(s.Median) {
 		return value
 	}
-	return fmt.Sprintf("%s · %.2f× (%.2f-%.2f)", value, s.median, s.low, s.high)
+	return fmt.Sprintf("%s · %.2f× (%.2f-%.2f)", value, s.Median, s.Low, s.High)
 }
 
 // ownRatios are those of the scenarios that compare a system with itself; nil: it is another.

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
@@ -25,8 +26,10 @@ import (
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/internal/drivers"
 	"github.com/errandhq/errand/internal/engine"
+	"github.com/errandhq/errand/internal/metrics"
 	"github.com/errandhq/errand/internal/tracing"
 	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
 )
 
 // Config sets an embedded Errand. Ledger or Path is needed; every other zero
@@ -61,6 +64,11 @@ type Config struct {
 	// enqueues, waits and attempts: see errand.Client.Instrument.
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider
+
+	// Registerer, unless it is nil, is given the metrics that a server has at /metrics
+	// (docs/observability.md), until the client's Close. Several engines of one
+	// process need labels to tell them apart, by prometheus.WrapRegistererWith.
+	Registerer prometheus.Registerer
 }
 
 // Open opens the ledger, which is made or brought up to date as needed, and
@@ -89,17 +97,44 @@ func Open(ctx context.Context, c Config) (*errand.Client, error) {
 	if c.TracerProvider != nil {
 		conf.Observers = append(conf.Observers, tracing.NewWaits(c.TracerProvider))
 	}
-	e := engine.New(parts.Ledger, conf)
+	e, unregister, err := c.newEngine(parts.Ledger, addr.Engine, conf)
+	if err != nil {
+		return nil, errors.Join(err, parts.Close())
+	}
 	svc := api.New(e, api.Config{
 		Version: errand.Version, Ledger: addr.Engine, Brokers: slices.Sorted(maps.Keys(parts.Brokers)),
 		Cache: settings.CacheKind(), MaxPayload: int(settings.MaxPayload), Logger: log,
 	})
-	in := start(e, svc, parts.Close)
+	in := start(e, svc, func() error {
+		unregister()
+		return parts.Close()
+	})
 	client := errand.NewClient(in, in.close)
 	if err := client.Instrument(c.TracerProvider, c.MeterProvider); err != nil {
 		return nil, errors.Join(err, client.Close())
 	}
 	return client, nil
+}
+
+// newEngine returns an engine on l, measured if that is wanted, and what makes
+// the registry forget its metrics.
+func (c Config) newEngine(l ledger.Ledger, name string, conf engine.Config) (e *engine.Engine, unregister func(), err error) {
+	if c.Registerer == nil {
+		return engine.New(l, conf), func() {}, nil
+	}
+	m := metrics.New(metrics.Config{Version: errand.Version, Ledger: name})
+	m.Examine(l)
+	conf.Observers = append(conf.Observers, m)
+	e = engine.New(m.Time(l), conf)
+	m.Attach(e)
+	all := m.Collector()
+	if err := c.Registerer.Register(all); err != nil {
+		return nil, nil, &errand.Error{
+			Code: errand.CodeInvalidArgument, Reason: errand.Reason(job.ReasonBadField),
+			Message: fmt.Sprintf("the field Registerer: %v", err), Err: err,
+		}
+	}
+	return e, func() { c.Registerer.Unregister(all) }, nil
 }
 
 // settings checks c as the settings of a server are checked.

@@ -40,7 +40,7 @@ func EnqueueTx[T any](ctx context.Context, tx Tx, t *errand.Task[T], v T, opts .
 // EnqueueParamsTx is EnqueueTx for a job as plain data. State is not known.
 func EnqueueParamsTx(ctx context.Context, tx Tx, p errand.EnqueueParams) (errand.EnqueueResult, error) {
 	if p.TraceParent == "" {
-		p.TraceParent = errand.TraceParentFrom(ctx)
+		p.TraceParent, p.TraceState = errand.TraceFrom(ctx)
 	}
 	options, err := p.SQLOptions()
 	if err != nil {

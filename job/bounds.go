@@ -17,6 +17,7 @@ const (
 	MaxTag          = 64
 	MaxKey          = 256 // unique and idempotency keys
 	MaxTrace        = 512
+	MaxTraceState   = 512
 	MaxContentType  = 128
 	MaxBatch        = 1000    // items a call
 	MaxBatchBytes   = 4 << 20 // payload bytes a call
@@ -104,7 +105,11 @@ func (j *Job) Validate(maxPayload int) error {
 	if err := checkLen("content_type", j.ContentType, MaxContentType); err != nil {
 		return err
 	}
-	if err := checkLen("trace_parent", j.Trace, MaxTrace); err != nil {
+	parent, state := SplitTrace(j.Trace)
+	if err := checkLen("trace_parent", parent, MaxTrace); err != nil {
+		return err
+	}
+	if err := checkLen("trace_state", state, MaxTraceState); err != nil {
 		return err
 	}
 	return j.validateUnique()

@@ -17,6 +17,10 @@ const KindsOfErrand = "errand."
 // They do nothing, and count as nobody's work.
 const KindCanary = KindsOfErrand + "canary"
 
+// CallUntold is the Job.Call of a job that its worker completed in a transaction
+// of its own, which no server saw, until a server has counted it.
+const CallUntold = -1
+
 // State is where a job stands. The numbers are stored; they never change.
 type State uint8
 
@@ -143,7 +147,7 @@ type Job struct {
 	UniqueFor  time.Duration // with ForWindow
 
 	Session         ID    // holder while Running
-	Call            int64 // the number of the session's Lease call that took it
+	Call            int64 // the number of the session's Lease call that took it; CallUntold: see there
 	Token           int64 // fencing token: grows by one with each lease, never falls
 	Version         int64 // grows with every change
 	SettledToken    int64 // token of the last lease that its holder settled

@@ -16,9 +16,11 @@ type Stats interface {
 	// retried. Its error is the answer, and changes nothing.
 	FoldStats(ctx context.Context, hour Hour, fn func(Sums) (Sums, error)) error
 
-	// ReadStats returns what is stored of the hours since from, of one queue or,
-	// if queue is "", of all, in no order.
-	ReadStats(ctx context.Context, from Hour, queue string) (Sums, error)
+	// ReadStats calls tally, and fault unless it is nil, on each row that is stored
+	// of the hours since from, of one queue or, if queue is "", of all: those of the latest
+	// hours first, and never all of them in memory. The rows are theirs, they must not call the
+	// ledger, and their false ends the reading of both.
+	ReadStats(ctx context.Context, from Hour, queue string, tally func(Tally) bool, fault func(Fault) bool) error
 }
 
 // Hour numbers the hours since 1970, in UTC.

@@ -52,6 +52,7 @@ type jobView struct {
 	ResultEncoding  string          `json:"result_encoding"`
 	Progress        json.RawMessage `json:"progress"`
 	TraceParent     string          `json:"trace_parent"`
+	TraceState      string          `json:"trace_state"`
 	Errors          []errorView     `json:"errors"`
 }
 
@@ -86,7 +87,7 @@ func headOf(j *errand.JobInfo) jobHead {
 }
 
 func viewOf(j *errand.JobInfo) jobView {
-	v := jobView{jobHead: headOf(j), ContentType: j.ContentType, TraceParent: j.TraceParent, Errors: []errorView{}}
+	v := jobView{jobHead: headOf(j), ContentType: j.ContentType, TraceParent: j.TraceParent, TraceState: j.TraceState, Errors: []errorView{}}
 	v.Payload, v.PayloadEncoding = jsonValue(j.Payload, jsonType(j.ContentType))
 	v.Result, v.ResultEncoding = jsonValue(j.Result, true)
 	v.Progress, _ = jsonValue(j.Progress, true)

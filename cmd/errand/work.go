@@ -22,8 +22,8 @@ command and its arguments.
 
 The payload is its standard input. Its environment has ERRAND_JOB_ID,
 ERRAND_JOB_KIND, ERRAND_QUEUE, ERRAND_ATTEMPT (1 is the first) and ERRAND_TOKEN
-(the fencing token: larger than that of every attempt before); TRACEPARENT too
-if the job has a trace.
+(the fencing token: larger than that of every attempt before); TRACEPARENT and
+TRACESTATE too if the job has a trace.
 
 Standard output, up to 256 KiB, becomes the result. Standard error goes to the
 worker's, and its end is the message of a failure.
@@ -187,8 +187,11 @@ func handler(run *runner) errand.Handler {
 			"ERRAND_JOB_ID=" + j.ID.String(), "ERRAND_JOB_KIND=" + j.Kind, "ERRAND_QUEUE=" + j.Queue,
 			fmt.Sprintf("ERRAND_ATTEMPT=%d", j.Attempt), fmt.Sprintf("ERRAND_TOKEN=%d", j.Token),
 		}
-		if parent := errand.TraceParentFrom(ctx); parent != "" {
+		if parent, state := errand.TraceFrom(ctx); parent != "" {
 			env = append(env, "TRACEPARENT="+parent)
+			if state != "" {
+				env = append(env, "TRACESTATE="+state)
+			}
 		}
 		out := run.run(ctx, j.Payload, env)
 		switch {

@@ -74,7 +74,9 @@ type Call struct {
 	Caller    string // idempotency keys are scoped to it
 	Role      string // as GetServerInfo tells it
 	RequestID string
-	Trace     string // W3C traceparent of the call itself: that of jobs that have none
+	// Trace and TraceState are the W3C traceparent and tracestate of the call
+	// itself: those of jobs that have none.
+	Trace, TraceState string
 }
 
 type callKey struct{}

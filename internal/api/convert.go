@@ -55,6 +55,7 @@ func encodeID(id job.ID) string {
 // encodeJob does not copy payload, result and progress: they belong to whoever
 // read the job, and a reply is not changed after it was made.
 func encodeJob(j *job.Job) *errandv1.Job {
+	parent, state := job.SplitTrace(j.Trace)
 	m := &errandv1.Job{
 		Id: j.ID.String(), Queue: j.Queue, Kind: j.Kind, State: encodeState(j.State),
 		Payload: j.Payload, ContentType: j.ContentType, Priority: int32(j.Priority),
@@ -64,7 +65,7 @@ func encodeJob(j *job.Job) *errandv1.Job {
 		LeasedAt: encodeTime(j.LeasedAt), DoneAt: encodeTime(j.DoneAt),
 		Timeout:   encodeDuration(j.Timeout),
 		UniqueKey: j.UniqueKey, UniqueMode: errandv1.UniqueMode(j.UniqueMode), UniqueFor: encodeDuration(j.UniqueFor),
-		Tags: j.Tags, TraceParent: j.Trace, Progress: j.Progress, Result: j.Result,
+		Tags: j.Tags, TraceParent: parent, TraceState: state, Progress: j.Progress, Result: j.Result,
 		Token: j.Token, Version: j.Version, SessionId: encodeID(j.Session),
 		CancelRequested: j.CancelRequested, Reason: j.Reason,
 	}

@@ -46,7 +46,7 @@ func (c Call) traceItems(items []engine.Item) {
 	if c.Trace == "" {
 		return
 	}
-	parent := tracing.Canonical(c.Trace)
+	parent := tracing.Canonical(c.Trace, c.TraceState)
 	for i := range items {
 		if items[i].Job.Trace == "" {
 			items[i].Job.Trace = parent
@@ -89,7 +89,7 @@ func decodeItem(field string, m *errandv1.EnqueueItem, now time.Time) (engine.It
 	it := engine.Item{
 		Job: job.Job{
 			Kind: m.GetKind(), Queue: m.GetQueue(), ContentType: m.GetContentType(), Priority: job.DefaultPriority,
-			MaxAttempts: int(m.GetMaxAttempts()), Tags: m.GetTags(), Trace: m.GetTraceParent(), UniqueKey: m.GetUniqueKey(),
+			MaxAttempts: int(m.GetMaxAttempts()), Tags: m.GetTags(), Trace: tracing.Join(m.GetTraceParent(), m.GetTraceState()), UniqueKey: m.GetUniqueKey(),
 		},
 		IdempotencyKey: m.GetIdempotencyKey(),
 		FirstTry:       m.GetFirstTry(),

@@ -197,7 +197,7 @@ type RedrivePage struct {
 //	wait.go     Wait                 wake.go     Wake
 //	clock.go    Now                  drain.go    Drain, Ready, Info
 //	routes.go   SetRoute             view.go     States
-//	watch.go    Watch                stats.go    Insights
+//	watch.go    Watch                insights.go Insights
 //	scaling.go  Scaling
 //
 // Nothing is answered unless Run runs: the calls that write go through loops
@@ -229,6 +229,8 @@ type Engine struct {
 	view     *view
 	watches  *watches
 	stats    *stats // nil: not wanted
+	reports  *reports
+	doubts   *doubts
 	signals  *signals
 
 	draining chan struct{} // closed by Drain
@@ -263,6 +265,8 @@ func New(l ledger.Ledger, c Config) *Engine {
 		carry:    newCarry(),
 		watches:  newWatches(),
 		stats:    newStats(c.Insights),
+		reports:  newReports(),
+		doubts:   newDoubts(),
 		signals:  newSignals(),
 		draining: make(chan struct{}),
 		stopped:  make(chan struct{}),

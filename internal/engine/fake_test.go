@@ -479,10 +479,23 @@ func (f *fake) FoldStats(ctx context.Context, hour ledger.Hour, fn func(ledger.S
 	return nil
 }
 
-func (f *fake) ReadStats(_ context.Context, from ledger.Hour, queue string) (ledger.Sums, error) {
-	f.mu.Lock()
+func (f *fake) ReadStats(_ context.Context, from ledger.Hour, queue string, tally func(ledger.Tally) bool, fault func(ledger.Fault) bool) error {
+	if err := f.enter("ReadStats"); err != nil {
+		return err
+	}
 	defer f.mu.Unlock()
-	return f.summed(func(of ledger.Hour, q string) bool { return of >= from && (queue == "" || q == queue) }), nil
+	got := f.summed(func(of ledger.Hour, q string) bool { return of >= from && (queue == "" || q == queue) })
+	for _, t := range got.Tallies {
+		if !tally(t) {
+			return nil
+		}
+	}
+	for _, one := range got.Faults {
+		if fault == nil || !fault(one) {
+			return nil
+		}
+	}
+	return nil
 }
 
 // summed returns a copy of the sums that are wanted.

@@ -25,7 +25,8 @@ type Change struct {
 
 // Observer hears of the changes that this process commits: views and meters are
 // fed by it. It hears of each once, right after the commit, but of none that
-// other processes make and of none whose commit's fate is unknown: what it keeps is never the truth.
+// other processes make and of none whose commit's fate stays unknown: what it keeps is never the truth.
+// A success in a transaction of the worker's own is told by the process that the worker settles with.
 type Observer interface {
 	// Observe is called by the goroutine that committed, before the caller has
 	// its answer: it must be quick, and never wait for anything outside.
@@ -38,6 +39,11 @@ func (e *Engine) tell(changes []Change) {
 		return
 	}
 	e.view.Observe(changes)
+	e.count(changes)
+}
+
+// count passes changes on to those who add them up.
+func (e *Engine) count(changes []Change) {
 	e.stats.Observe(changes)
 	for _, o := range e.conf.Observers {
 		o.Observe(changes)

@@ -80,21 +80,20 @@ func (s *samples) look(ctx context.Context, e *Engine, queue string) (past, erro
 }
 
 func (s *samples) take(ctx context.Context, e *Engine, queue string) error {
-	if err := e.foldFor(ctx, signalAge); err != nil {
-		return err
-	}
 	at := e.conf.Monotonic()
 	now, err := e.clock.now(ctx)
 	if err != nil {
 		return err
 	}
 	one := tallied{at: at, wall: now, from: ledger.HourOf(now) - 1, sums: map[tallyKey]amount{}}
-	read, err := e.ledger.ReadStats(ctx, one.from, queue)
+	err = e.readStats(ctx, one.from, queue, func(t ledger.Tally) bool {
+		k := tallyKey{t.Hour, t.Kind, t.Outcome}
+		sum := one.sums[k]
+		one.sums[k] = amount{sum.n + t.N, sum.sum + t.Sum}
+		return true
+	}, nil)
 	if err != nil {
 		return err
-	}
-	for _, t := range read.Tallies {
-		one.sums[tallyKey{t.Hour, t.Kind, t.Outcome}] = amount{t.N, t.Sum}
 	}
 	if err := s.remember(ctx, e, queue, &one); err != nil {
 		return err
@@ -120,15 +119,16 @@ func (s *samples) remember(ctx context.Context, e *Engine, queue string, now *ta
 	if s.older.kinds != nil && now.at-s.looked < sampleIdle {
 		return nil
 	}
-	read, err := e.ledger.ReadStats(ctx, 0, queue)
+	older := during{kinds: map[string]*doings{}}
+	err := e.readStats(ctx, 0, queue, func(t ledger.Tally) bool {
+		s.known = true
+		older.add(tallyKey{t.Hour, t.Kind, t.Outcome}, amount{t.N, t.Sum})
+		return true
+	}, nil)
 	if err != nil {
 		return err
 	}
-	s.known = s.known || len(read.Tallies) > 0
-	s.older, s.looked = during{kinds: map[string]*doings{}}, now.at
-	for _, t := range read.Tallies {
-		s.older.add(tallyKey{t.Hour, t.Kind, t.Outcome}, amount{t.N, t.Sum})
-	}
+	s.older, s.looked = older, now.at
 	return nil
 }
 

@@ -58,7 +58,9 @@ func TestScalingByRunTimesOfTheLedger(t *testing.T) {
 		if got.Workers != 1 || got.Facts.Slots != 10 || got.Oldest != 9*time.Second {
 			t.Errorf("workers %d, slots %d, oldest %s", got.Workers, got.Facts.Slots, got.Oldest)
 		}
-		// Another server, just started, says the same.
+		// Another server, just started, says the same: ten seconds later at most.
+		time.Sleep(10 * time.Second)
+		got = w.ask()
 		other := start(t, w.f, engine.Config{Insights: true})
 		defer other.stop()
 		if o := other.ask(); o.Desired != got.Desired || o.Backlog != got.Backlog {

@@ -139,6 +139,7 @@ func (e *Engine) commitSucceeds(ctx context.Context, rows []ledger.Success) ([]l
 	if err == nil {
 		e.observeSucceeded(now, rows, settled)
 	}
+	e.doubts.successes(rows, settled, err)
 	return settled, err
 }
 
@@ -168,9 +169,6 @@ func (e *Engine) commitSettles(ctx context.Context, items []held) ([]Settled, er
 	return answers, nil
 }
 
-// errRepeated leaves a job as it is: the same token settled it before.
-var errRepeated = errors.New("settled before")
-
 // settleOnce settles the items at the places in, by job, and writes their answers.
 func (e *Engine) settleOnce(ctx context.Context, items []held, in map[job.ID]int, answers []Settled) error {
 	now, err := e.clock.now(ctx)
@@ -181,32 +179,48 @@ func (e *Engine) settleOnce(ctx context.Context, items []held, in map[job.ID]int
 	for id := range in {
 		ids = append(ids, id)
 	}
-	applied, err := e.applyIDs(ctx, ids, func(j *job.Job) error {
-		it := items[in[j.ID]]
-		repeated, err := e.rules.Settle(j, it.Token, job.Move{
-			Event: it.Event, Now: now, Result: it.Result, Delay: it.Delay,
-			Failure: job.Failure{Message: it.Error, Stack: it.Stack, Worker: it.worker},
-		})
-		if repeated {
-			return errRepeated
-		}
-		return err
-	})
+	applied, err := e.applyIDs(ctx, ids, func(j *job.Job) error { return e.settle(j, &items[in[j.ID]], now) })
 	if err != nil {
+		e.doubts.settlements(items, in, err)
 		return err
 	}
+	var moved []ledger.Applied
 	var repeated []job.Job
 	for k, a := range applied {
+		it := &items[in[ids[k]]]
 		answer := Settled{State: a.Job.State, Err: a.Err}
-		if errors.Is(a.Err, errRepeated) {
+		if a.Err == nil && a.From != job.Running || errors.Is(a.Err, errRepeated) {
 			answer.Repeated, answer.Err = true, nil
 			repeated = append(repeated, a.Job)
+			e.tellLate(now, &a, it.Token)
+		} else {
+			moved = append(moved, a)
 		}
 		answers[in[ids[k]]] = answer
 	}
-	e.follow(now, 0, applied)
+	e.follow(now, 0, moved)
 	e.glimpse(now, repeated, nil)
-	e.stats.repeated(repeated)
+	e.doubts.clear(items, in)
+	return nil
+}
+
+// errRepeated leaves a job as it is: the same token settled it before.
+var errRepeated = errors.New("settled before")
+
+// settle settles a job by the rules. One that its worker completed in a
+// transaction is from now on told of.
+func (e *Engine) settle(j *job.Job, it *held, now time.Time) error {
+	repeated, err := e.rules.Settle(j, it.Token, job.Move{
+		Event: it.Event, Now: now, Result: it.Result, Delay: it.Delay,
+		Failure: job.Failure{Message: it.Error, Stack: it.Stack, Worker: it.worker},
+	})
+	if !repeated {
+		return err
+	}
+	if j.Call != job.CallUntold {
+		return errRepeated
+	}
+	j.Call = 0
 	return nil
 }
 

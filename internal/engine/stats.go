@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/errandhq/errand/internal/insight"
@@ -24,9 +23,8 @@ const statsInterval = 10 * time.Second
 type stats struct {
 	recorder *insight.Recorder
 
-	mu      sync.Mutex // one fold at a time
-	pending map[ledger.Hour]ledger.Sums
-	folded  time.Duration // when the last fold began
+	turn    turn // one fold or reading at a time: of what is being folded, neither more nor less is told
+	pending map[ledger.Hour]*insight.Pile
 }
 
 // newStats returns nil, which is silent, unless statistics are wanted.
@@ -34,7 +32,10 @@ func newStats(wanted bool) *stats {
 	if !wanted {
 		return nil
 	}
-	return &stats{recorder: insight.NewRecorder(insight.DefaultBounds), pending: map[ledger.Hour]ledger.Sums{}}
+	return &stats{
+		recorder: insight.NewRecorder(insight.DefaultBounds), pending: map[ledger.Hour]*insight.Pile{},
+		turn: newTurn(),
+	}
 }
 
 // Observe implements Observer.
@@ -84,26 +85,12 @@ func record(b *insight.Batch, c *Change) {
 	}
 }
 
-// repeated counts jobs that a settle found succeeded under its token: by
-// CompleteTx, in a transaction that no server saw. After an answer that was lost
-// it counts a success twice, which is rare.
-func (s *stats) repeated(jobs []job.Job) {
-	if s == nil {
-		return
-	}
-	for i := range jobs {
-		if j := &jobs[i]; j.State == job.Succeeded {
-			s.Observe([]Change{{Event: job.Succeed, From: job.Running, At: j.DoneAt, Job: j}})
-		}
-	}
-}
-
 // runStats folds what was gathered, now and then.
 func (e *Engine) runStats(ctx context.Context) {
 	e.every(ctx, "statistics", statsInterval, nil, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, ledgerPatience)
 		defer cancel()
-		return e.foldStats(ctx, 0)
+		return e.foldStats(ctx)
 	})
 }
 
@@ -111,7 +98,7 @@ func (e *Engine) runStats(ctx context.Context) {
 func (e *Engine) lastStats() {
 	ctx, cancel := context.WithTimeout(context.Background(), lastPatience)
 	defer cancel()
-	if err := e.foldStats(ctx, 0); err != nil {
+	if err := e.foldStats(ctx); err != nil {
 		e.log.Warn("the last statistics were not kept", "err", err)
 	}
 }
@@ -119,32 +106,23 @@ func (e *Engine) lastStats() {
 // lastPatience bounds how long the end of a process waits for its statistics.
 const lastPatience = 3 * time.Second
 
-// mostPending bounds the rows of an hour that wait for a ledger that takes none:
-// what comes beyond it is lost.
-const mostPending = 10_000
-
-// foldStats adds what was gathered to what the ledger has, unless that began
-// less than age ago. What could not be added is kept for the next time; of what may have
-// been, nothing is.
-func (e *Engine) foldStats(ctx context.Context, age time.Duration) error {
+// foldStats adds what was gathered to what the ledger has. What could not be
+// added is kept for the next time; of what may have been, nothing is.
+func (e *Engine) foldStats(ctx context.Context) error {
 	s := e.stats
 	if s == nil {
 		return nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	began := e.conf.Monotonic()
-	if began-s.folded < age {
-		return nil
+	free, err := s.turn.take(ctx)
+	if err != nil {
+		return err
 	}
-	for hour, sums := range s.recorder.Take() {
-		if p := s.pending[hour]; len(p.Tallies)+len(p.Faults) < mostPending {
-			p.Tallies, p.Faults = append(p.Tallies, sums.Tallies...), append(p.Faults, sums.Faults...)
-			s.pending[hour] = p
-		}
+	defer free()
+	if err := s.gather(); err != nil {
+		return err
 	}
 	for _, hour := range slices.Sorted(maps.Keys(s.pending)) {
-		added := s.pending[hour]
+		added := s.pending[hour].Sums()
 		err := e.ledger.FoldStats(ctx, hour, func(stored ledger.Sums) (ledger.Sums, error) {
 			return insight.Fold(stored, added, insight.DefaultBounds)
 		})
@@ -155,31 +133,62 @@ func (e *Engine) foldStats(ctx context.Context, age time.Duration) error {
 			return fmt.Errorf("fold statistics: %w", err)
 		}
 	}
-	s.folded = began
 	return nil
 }
 
-// foldFor folds before a caller reads the sums. It is not for this caller alone,
-// and does not end with the call.
-func (e *Engine) foldFor(ctx context.Context, age time.Duration) error {
-	ctx, cancel := patient(ctx)
-	defer cancel()
-	return e.foldStats(ctx, age)
+// gather takes what the recorder has to what waits for the ledger, which is
+// bounded as an hour in the ledger is. It is called by whoever has the turn.
+func (s *stats) gather() error {
+	for hour, sums := range s.recorder.Take() {
+		if s.pending[hour] == nil {
+			s.pending[hour] = insight.NewPile(insight.DefaultBounds)
+		}
+		if err := s.pending[hour].Add(sums); err != nil {
+			return fmt.Errorf("gather statistics: %w", err)
+		}
+	}
+	return nil
 }
 
-// Insights tells what became of jobs lately, from the ledger's sums, to which
-// those of this process are added first. Those of other servers may be ten seconds old.
-func (e *Engine) Insights(ctx context.Context, q insight.Query) (insight.Report, error) {
-	if err := e.foldFor(ctx, 0); err != nil {
-		return insight.Report{}, fmt.Errorf("insights: %w", err)
+// readStats passes on what this process has not folded yet, and then what the
+// ledger has, as ledger.Stats does: a row may come in two parts. Nothing is
+// written, so that those who ask often cost no more than a look.
+func (e *Engine) readStats(ctx context.Context, from ledger.Hour, queue string, tally func(ledger.Tally) bool, fault func(ledger.Fault) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, ledgerPatience)
+	defer cancel()
+	if s := e.stats; s != nil {
+		free, err := s.turn.take(ctx)
+		if err != nil {
+			return err
+		}
+		defer free()
+		if err := s.gather(); err != nil {
+			return err
+		}
+		if !s.tell(from, queue, tally, fault) {
+			return nil
+		}
 	}
-	now, err := e.clock.now(ctx)
-	if err != nil {
-		return insight.Report{}, fmt.Errorf("insights: %w", err)
+	return e.ledger.ReadStats(ctx, from, queue, tally, fault)
+}
+
+// tell passes on what waits for the ledger, and says whether more is wanted.
+func (s *stats) tell(from ledger.Hour, queue string, tally func(ledger.Tally) bool, fault func(ledger.Fault) bool) bool {
+	for hour, pile := range s.pending {
+		if hour < from {
+			continue
+		}
+		sums := pile.Sums()
+		for _, t := range sums.Tallies {
+			if (queue == "" || t.Queue == queue) && !tally(t) {
+				return false
+			}
+		}
+		for _, f := range sums.Faults {
+			if fault != nil && (queue == "" || f.Queue == queue) && !fault(f) {
+				return false
+			}
+		}
 	}
-	sums, err := e.ledger.ReadStats(ctx, q.From(now), q.Queue)
-	if err != nil {
-		return insight.Report{}, fmt.Errorf("insights: %w", err)
-	}
-	return insight.Make(sums, q, now)
+	return true
 }

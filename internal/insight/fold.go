@@ -85,43 +85,84 @@ func (s *faults) admit(k faultKey) faultKey {
 // Fold adds sums of one hour to those that are stored of it, and returns the
 // rows that changed. It changes neither argument.
 func Fold(stored, added ledger.Sums, b Bounds) (ledger.Sums, error) {
-	names, patterns := newPairs(b.Pairs), newFaults(b.Faults)
-	tallies := make(map[tallyKey]ledger.Tally, len(stored.Tallies))
+	p := NewPile(b)
 	for _, t := range stored.Tallies {
-		p := pair{t.Queue, t.Kind}
-		names.known[p], names.queues[p.queue] = true, true
-		tallies[tallyKey{p, t.Outcome}] = t
+		name := pair{t.Queue, t.Kind}
+		p.names.known[name], p.names.queues[name.queue] = true, true
+		p.tallies[tallyKey{name, t.Outcome}] = heap[ledger.Tally]{row: t}
 	}
-	all := make(map[faultKey]ledger.Fault, len(stored.Faults))
 	for _, f := range stored.Faults {
 		k := faultKey{pair{f.Queue, f.Kind}, f.Message}
-		patterns.known[k] = true
-		all[k] = f
+		p.patterns.known[k] = true
+		p.faults[k] = heap[ledger.Fault]{row: f}
 	}
-	changedTallies, changedFaults := map[tallyKey]bool{}, map[faultKey]bool{}
+	if err := p.Add(added); err != nil {
+		return ledger.Sums{}, err
+	}
+	return p.Sums(), nil
+}
+
+// Pile is what was added up of one hour.
+type Pile struct {
+	names    *pairs
+	patterns *faults
+	tallies  map[tallyKey]heap[ledger.Tally]
+	faults   map[faultKey]heap[ledger.Fault]
+}
+
+// heap is a row of a pile.
+type heap[T any] struct {
+	row     T
+	changed bool
+}
+
+// NewPile returns an empty Pile.
+func NewPile(b Bounds) *Pile {
+	return &Pile{
+		names: newPairs(b.Pairs), patterns: newFaults(b.Faults),
+		tallies: map[tallyKey]heap[ledger.Tally]{}, faults: map[faultKey]heap[ledger.Fault]{},
+	}
+}
+
+// Add adds sums of the pile's hour. An error says that a distribution cannot be
+// read; what came before it was added.
+func (p *Pile) Add(added ledger.Sums) error {
 	for _, t := range added.Tallies {
-		k := tallyKey{names.admit(pair{t.Queue, t.Kind}), t.Outcome}
-		sum, err := addTally(tallies[k], t)
+		k := tallyKey{p.names.admit(pair{t.Queue, t.Kind}), t.Outcome}
+		sum, err := addTally(p.tallies[k].row, t)
 		if err != nil {
-			return ledger.Sums{}, fmt.Errorf("%s of %s in %s: %w", k.kind, k.queue, t.Hour.Start(), err)
+			return unreadable(&t, err)
 		}
 		sum.Queue, sum.Kind = k.queue, k.kind
-		tallies[k], changedTallies[k] = sum, true
+		p.tallies[k] = heap[ledger.Tally]{sum, true}
 	}
 	for _, f := range added.Faults {
-		k := patterns.admit(faultKey{names.admit(pair{f.Queue, f.Kind}), f.Message})
-		sum := addFault(all[k], f)
+		k := p.patterns.admit(faultKey{p.names.admit(pair{f.Queue, f.Kind}), f.Message})
+		sum := addFault(p.faults[k].row, f)
 		sum.Queue, sum.Kind, sum.Message = k.queue, k.kind, k.message
-		all[k], changedFaults[k] = sum, true
+		p.faults[k] = heap[ledger.Fault]{sum, true}
 	}
-	var out ledger.Sums
-	for k := range changedTallies {
-		out.Tallies = append(out.Tallies, tallies[k])
+	return nil
+}
+
+// Sums returns the rows to which something was added.
+func (p *Pile) Sums() (out ledger.Sums) {
+	for _, t := range p.tallies {
+		if t.changed {
+			out.Tallies = append(out.Tallies, t.row)
+		}
 	}
-	for k := range changedFaults {
-		out.Faults = append(out.Faults, all[k])
+	for _, f := range p.faults {
+		if f.changed {
+			out.Faults = append(out.Faults, f.row)
+		}
 	}
-	return out, nil
+	return out
+}
+
+// unreadable says of which row a distribution cannot be read.
+func unreadable(t *ledger.Tally, err error) error {
+	return fmt.Errorf("%s of %s in %s: %w", t.Kind, t.Queue, t.Hour.Start(), err)
 }
 
 func addTally(to, t ledger.Tally) (ledger.Tally, error) {

@@ -227,12 +227,57 @@ func TestSumsDoNotOverflow(t *testing.T) {
 			t.Errorf("of %d times of ten years the sum is %s", tally.N, tally.Sum)
 		}
 	}
-	r, err := Make(ledger.Sums{Tallies: slices.Concat(many.Tallies, twice.Tallies)}, Query{Since: time.Hour, Target: time.Minute, Most: 1}, noon)
+	r, err := made(ledger.Sums{Tallies: slices.Concat(many.Tallies, twice.Tallies)}, Query{Since: time.Hour, Target: time.Minute, Most: 1}, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if k := r.Kinds[0]; k.Busy <= 0 || k.Wasted <= 0 || k.Wait.Mean <= 0 || k.Run.Mean <= 0 || r.Queues[0].Run <= 0 || r.Queues[0].Slots < 1 {
 		t.Errorf("the report: %+v, %+v", k, r.Queues[0])
+	}
+}
+
+// made makes a report of rows.
+func made(sums ledger.Sums, q Query, now time.Time) (Report, error) {
+	d := NewDraft(q, now)
+	for _, t := range sums.Tallies {
+		if err := d.Tally(t); err != nil {
+			return Report{}, err
+		}
+	}
+	for _, f := range sums.Faults {
+		d.Fault(f)
+	}
+	return d.Report(), nil
+}
+
+// A report of whatever many kinds, queues and failures holds a bounded number of
+// them, tells the first apart, and counts all.
+func TestReportsAreBounded(t *testing.T) {
+	d := NewDraft(Query{Since: time.Hour, Target: time.Minute, Most: math.MaxInt}, noon)
+	const rows = 20_000
+	for i := range rows {
+		queue, kind := fmt.Sprint("q", i%3000), fmt.Sprint("k", i)
+		if err := d.Tally(ledger.Tally{Hour: ledger.HourOf(noon), Queue: queue, Kind: kind, Outcome: ledger.OutcomeFailed, N: 1}); err != nil {
+			t.Fatal(err)
+		}
+		d.Fault(ledger.Fault{Hour: ledger.HourOf(noon), Queue: queue, Kind: kind, Message: fmt.Sprint("m", i), N: 1, Last: noon})
+	}
+	r := d.Report()
+	if most := 2*draftBounds.Pairs + 1; len(r.Kinds) > most || len(r.Kinds) < draftBounds.Pairs {
+		t.Errorf("%d kinds, want %d to %d", len(r.Kinds), draftBounds.Pairs, most)
+	}
+	if most := draftBounds.Faults + 2*draftBounds.Pairs + 1; len(r.Failures) > most {
+		t.Errorf("%d failures, want at most %d", len(r.Failures), most)
+	}
+	var kinds, failures int64
+	for _, k := range r.Kinds {
+		kinds += k.Failed
+	}
+	for _, f := range r.Failures {
+		failures += f.Count
+	}
+	if kinds != rows || failures != rows || r.Hours[0].Failed != rows {
+		t.Errorf("%d, %d and %d counted, want %d each", kinds, failures, r.Hours[0].Failed, rows)
 	}
 }
 
@@ -256,7 +301,7 @@ func TestReport(t *testing.T) {
 		b.Fail("q", "slow", "order 22 is gone")
 	})
 	sums := ledger.Sums{Tallies: append(old.Tallies, young.Tallies...), Faults: append(old.Faults, young.Faults...)}
-	r, err := Make(sums, Query{Since: 2 * time.Hour, Target: time.Minute, Most: 10}, noon)
+	r, err := made(sums, Query{Since: 2 * time.Hour, Target: time.Minute, Most: 10}, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +328,7 @@ func TestReport(t *testing.T) {
 		!f.First.Equal(noon.Add(-time.Hour)) || !f.Last.Equal(noon) {
 		t.Errorf("failures: %+v", r.Failures)
 	}
-	if r, err = Make(sums, Query{Since: time.Hour, Most: 1}, noon); err != nil || len(r.Kinds) != 1 || len(r.Hours) != 1 {
+	if r, err = made(sums, Query{Since: time.Hour, Most: 1}, noon); err != nil || len(r.Kinds) != 1 || len(r.Hours) != 1 {
 		t.Errorf("the lists are not cut: %+v, %v", r, err)
 	}
 }

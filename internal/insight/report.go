@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
 )
 
@@ -84,26 +85,24 @@ type Failure struct {
 // From is the first hour that a query at a time tells of.
 func (q Query) From(now time.Time) ledger.Hour { return ledger.HourOf(now.Add(-q.Since)) }
 
-// Make makes a report of what a ledger has stored since q.From(now).
-func Make(sums ledger.Sums, q Query, now time.Time) (Report, error) {
-	g := groups{kinds: map[pair]*sum{}, queues: map[string]*sum{}, hours: map[ledger.Hour]*sum{}, flow: map[queueHour]*sum{}}
-	for i := range sums.Tallies {
-		if err := g.add(&sums.Tallies[i]); err != nil {
-			return Report{}, err
-		}
-	}
-	return Report{
-		From: q.From(now).Start(), Until: now,
-		Kinds: g.slowest(q.Most), Queues: g.sized(q, now), Hours: g.busiest(q.Most), Failures: failures(sums.Faults, q.Most),
-	}, nil
-}
+// draftBounds say how much of all hours a report tells apart: no list of it is
+// longer than job.MaxPage. What comes later, and so is of older hours, is Other.
+var draftBounds = Bounds{Pairs: job.MaxPage, Faults: 5 * job.MaxPage}
 
-// groups are the sums of tallies, by all that a report tells of.
-type groups struct {
+// Draft is a report under way. Rows are added one by one, those of the latest
+// hours first, and none is kept: it holds as much as draftBounds allow and a few words for
+// each hour and queue.
+type Draft struct {
+	q        Query
+	now      time.Time
+	names    *pairs
+	patterns *faults
+
 	kinds  map[pair]*sum
 	queues map[string]*sum
 	hours  map[ledger.Hour]*sum
-	flow   map[queueHour]*sum
+	flow   map[queueHour]*Counts
+	groups map[faultKey]ledger.Fault
 }
 
 type queueHour struct {
@@ -111,26 +110,53 @@ type queueHour struct {
 	hour  ledger.Hour
 }
 
-func of[K comparable](m map[K]*sum, k K) *sum {
-	s := m[k]
-	if s == nil {
-		s = &sum{}
-		m[k] = s
+// NewDraft begins a report that is made at a time.
+func NewDraft(q Query, now time.Time) *Draft {
+	return &Draft{
+		q: q, now: now, names: newPairs(draftBounds.Pairs), patterns: newFaults(draftBounds.Faults),
+		kinds: map[pair]*sum{}, queues: map[string]*sum{}, hours: map[ledger.Hour]*sum{},
+		flow: map[queueHour]*Counts{}, groups: map[faultKey]ledger.Fault{},
 	}
-	return s
 }
 
-func (g *groups) add(t *ledger.Tally) error {
-	kind, queue := of(g.kinds, pair{t.Queue, t.Kind}), of(g.queues, t.Queue)
-	for _, s := range []*sum{kind, queue, of(g.hours, t.Hour), of(g.flow, queueHour{t.Queue, t.Hour})} {
-		s.count(t)
+// of returns what a map has under a key, made at its first use.
+func of[K comparable, V any](m map[K]*V, k K) *V {
+	v := m[k]
+	if v == nil {
+		v = new(V)
+		m[k] = v
 	}
+	return v
+}
+
+// Tally adds a row of a ledger.
+func (d *Draft) Tally(t ledger.Tally) error {
+	name := d.names.admit(pair{t.Queue, t.Kind})
+	kind, queue := of(d.kinds, name), of(d.queues, name.queue)
+	for _, s := range []*sum{kind, queue, of(d.hours, t.Hour)} {
+		s.count(&t)
+	}
+	of(d.flow, queueHour{name.queue, t.Hour}).count(&t)
 	for _, s := range []*sum{kind, queue} {
-		if err := s.spread(t); err != nil {
-			return fmt.Errorf("%s of %s in %s: %w", t.Kind, t.Queue, t.Hour.Start(), err)
+		if err := s.spread(&t); err != nil {
+			return unreadable(&t, err)
 		}
 	}
 	return nil
+}
+
+// Fault adds a row of a ledger.
+func (d *Draft) Fault(f ledger.Fault) {
+	k := d.patterns.admit(faultKey{d.names.admit(pair{f.Queue, f.Kind}), f.Message})
+	d.groups[k] = addFault(d.groups[k], f)
+}
+
+// Report tells what was added.
+func (d *Draft) Report() Report {
+	return Report{
+		From: d.q.From(d.now).Start(), Until: d.now,
+		Kinds: d.slowest(), Queues: d.sized(), Hours: d.busiest(), Failures: d.failures(),
+	}
 }
 
 // sum is what became of a group of jobs.
@@ -140,37 +166,42 @@ type sum struct {
 	wait, run spread
 }
 
-// count adds the numbers of a tally.
+// count adds the numbers of a tally, and its time.
 func (s *sum) count(t *ledger.Tally) {
+	s.Counts.count(t)
 	switch t.Outcome {
-	case ledger.OutcomeArrived:
-		s.Arrived += t.N
-	case ledger.OutcomeLeased:
-		s.Started += t.N
-	case ledger.OutcomeSucceeded:
-		s.Succeeded += t.N
-	case ledger.OutcomeFailed:
-		s.Failed += t.N
+	case ledger.OutcomeFailed, ledger.OutcomeReleased, ledger.OutcomeCrashed:
 		s.Wasted = plus(s.Wasted, t.Sum)
-	case ledger.OutcomeDiscarded:
-		s.Discarded += t.N
-	case ledger.OutcomeSnoozed:
-		s.Snoozed += t.N
-	case ledger.OutcomeReleased:
-		s.Released += t.N
-		s.Wasted = plus(s.Wasted, t.Sum)
-	case ledger.OutcomeCrashed:
-		s.Crashed += t.N
-		s.Wasted = plus(s.Wasted, t.Sum)
-	case ledger.OutcomeCancelled:
-		s.Cancelled += t.N
-	case ledger.OutcomeExpired:
-		s.Expired += t.N
-	case ledger.OutcomeDied:
-		s.Dead += t.N
 	}
 	if t.Outcome >= ledger.OutcomeSucceeded && t.Outcome <= ledger.OutcomeCrashed {
 		s.Busy = plus(s.Busy, t.Sum)
+	}
+}
+
+func (c *Counts) count(t *ledger.Tally) {
+	switch t.Outcome {
+	case ledger.OutcomeArrived:
+		c.Arrived += t.N
+	case ledger.OutcomeLeased:
+		c.Started += t.N
+	case ledger.OutcomeSucceeded:
+		c.Succeeded += t.N
+	case ledger.OutcomeFailed:
+		c.Failed += t.N
+	case ledger.OutcomeDiscarded:
+		c.Discarded += t.N
+	case ledger.OutcomeSnoozed:
+		c.Snoozed += t.N
+	case ledger.OutcomeReleased:
+		c.Released += t.N
+	case ledger.OutcomeCrashed:
+		c.Crashed += t.N
+	case ledger.OutcomeCancelled:
+		c.Cancelled += t.N
+	case ledger.OutcomeExpired:
+		c.Expired += t.N
+	case ledger.OutcomeDied:
+		c.Dead += t.N
 	}
 }
 
@@ -209,48 +240,48 @@ func (d *spread) times() Times {
 	return Times{Mean: d.total / time.Duration(n), P50: d.sketch.At(0.5), P95: d.sketch.At(0.95), P99: d.sketch.At(0.99)}
 }
 
-func (g *groups) slowest(most int) []Kind {
+func (d *Draft) slowest() []Kind {
 	var out []Kind
-	for p, s := range g.kinds {
+	for p, s := range d.kinds {
 		out = append(out, Kind{Queue: p.queue, Kind: p.kind, Counts: s.Counts, Wait: s.wait.times(), Run: s.run.times(), Work: s.Work})
 	}
 	slices.SortFunc(out, func(a, b Kind) int {
 		return cmp.Or(cmp.Compare(b.Run.P95, a.Run.P95), cmp.Compare(b.Busy, a.Busy), cmp.Compare(a.Queue, b.Queue), cmp.Compare(a.Kind, b.Kind))
 	})
-	return out[:min(len(out), most)]
+	return out[:min(len(out), d.q.Most)]
 }
 
-func (g *groups) busiest(most int) []Hour {
+func (d *Draft) busiest() []Hour {
 	var out []Hour
-	for h, s := range g.hours {
+	for h, s := range d.hours {
 		out = append(out, Hour{Start: h.Start(), Counts: s.Counts, Work: s.Work})
 	}
 	slices.SortFunc(out, func(a, b Hour) int {
 		return cmp.Or(cmp.Compare(b.Busy, a.Busy), cmp.Compare(b.Arrived, a.Arrived), b.Start.Compare(a.Start))
 	})
-	return out[:min(len(out), most)]
+	return out[:min(len(out), d.q.Most)]
 }
 
 // sized says how many hands each queue needs at its peak.
-func (g *groups) sized(q Query, now time.Time) []Queue {
+func (d *Draft) sized() []Queue {
 	peaks := map[string]Queue{}
-	for k, flow := range g.flow {
-		if rate := flow.rate(k.hour, now); rate > peaks[k.queue].Rate {
+	for k, flow := range d.flow {
+		if rate := flow.rate(k.hour, d.now); rate > peaks[k.queue].Rate {
 			peaks[k.queue] = Queue{Rate: rate, Peak: k.hour.Start()}
 		}
 	}
 	var out []Queue
-	for name, s := range g.queues {
+	for name, s := range d.queues {
 		one := peaks[name]
 		one.Queue, one.Wait = name, s.wait.times()
 		if n := s.ended(); n > 0 {
 			one.Run = s.Busy / time.Duration(n)
 		}
-		one.Slots, one.Load = Slots(one.Rate, one.Run, q.Target)
+		one.Slots, one.Load = Slots(one.Rate, one.Run, d.q.Target)
 		out = append(out, one)
 	}
 	slices.SortFunc(out, func(a, b Queue) int { return cmp.Or(cmp.Compare(b.Load, a.Load), cmp.Compare(a.Queue, b.Queue)) })
-	return out[:min(len(out), q.Most)]
+	return out[:min(len(out), d.q.Most)]
 }
 
 // leastElapsed is how much of an hour must have passed for a rate of it: what
@@ -260,20 +291,14 @@ const leastElapsed = 5 * time.Minute
 // rate is how many attempts an hour asked for, a second: those that arrived, or
 // that were made, if that is more: of a backlog, or because a server that crashed
 // took some arrivals with it.
-func (s *sum) rate(hour ledger.Hour, now time.Time) float64 {
+func (c *Counts) rate(hour ledger.Hour, now time.Time) float64 {
 	elapsed := min(max(now.Sub(hour.Start()), leastElapsed), time.Hour)
-	return float64(max(s.Arrived, s.Started-s.Released)) / elapsed.Seconds()
+	return float64(max(c.Arrived, c.Started-c.Released)) / elapsed.Seconds()
 }
 
-// failures groups faults of all hours.
-func failures(faults []ledger.Fault, most int) []Failure {
-	groups := map[faultKey]ledger.Fault{}
-	for _, f := range faults {
-		k := faultKey{pair{f.Queue, f.Kind}, f.Message}
-		groups[k] = addFault(groups[k], f)
-	}
+func (d *Draft) failures() []Failure {
 	var out []Failure
-	for k, f := range groups {
+	for k, f := range d.groups {
 		out = append(out, Failure{
 			Queue: k.queue, Kind: k.kind, Pattern: k.message, Fingerprint: fingerprint(k.message),
 			Count: f.N, First: f.First, Last: f.Last,
@@ -283,7 +308,7 @@ func failures(faults []ledger.Fault, most int) []Failure {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), b.Last.Compare(a.Last),
 			cmp.Compare(a.Queue, b.Queue), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Pattern, b.Pattern))
 	})
-	return out[:min(len(out), most)]
+	return out[:min(len(out), d.q.Most)]
 }
 
 // fingerprint is a short name of a pattern.

@@ -45,9 +45,11 @@ const (
 	opClock
 	opUpkeep
 	opHeads
+	opFoldStats
+	opReadStats
 )
 
-var operations = [...]string{"insert", "claim", "succeed", "apply", "beat", "sessions", "counts", "read", "clock", "upkeep", "heads"}
+var operations = [...]string{"insert", "claim", "succeed", "apply", "beat", "sessions", "counts", "read", "clock", "upkeep", "heads", "fold_stats", "read_stats"}
 
 // timed is a ledger under a watch.
 type timed struct {
@@ -115,6 +117,20 @@ func (t *timed) List(ctx context.Context, q ledger.Query) ([]job.Job, error) {
 // Heads implements ledger.Carried.
 func (t *timed) Heads(ctx context.Context, now time.Time, reqs []ledger.Head) ([]ledger.Headed, error) {
 	return watch(t, opHeads, func() ([]ledger.Headed, error) { return t.Ledger.Heads(ctx, now, reqs) })
+}
+
+// FoldStats implements ledger.Stats.
+func (t *timed) FoldStats(ctx context.Context, hour ledger.Hour, fn func(ledger.Sums) (ledger.Sums, error)) error {
+	_, err := watch(t, opFoldStats, func() (struct{}, error) { return struct{}{}, t.Ledger.FoldStats(ctx, hour, fn) })
+	return err
+}
+
+// ReadStats implements ledger.Stats. What is made of the rows is part of the time.
+func (t *timed) ReadStats(ctx context.Context, from ledger.Hour, queue string, tally func(ledger.Tally) bool, fault func(ledger.Fault) bool) error {
+	_, err := watch(t, opReadStats, func() (struct{}, error) {
+		return struct{}{}, t.Ledger.ReadStats(ctx, from, queue, tally, fault)
+	})
+	return err
 }
 
 // Now implements ledger.Ledger.

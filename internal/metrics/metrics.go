@@ -36,6 +36,7 @@ type Config struct {
 type Metrics struct {
 	conf     Config
 	registry *prometheus.Registry
+	own      []prometheus.Collector // what the registry has of Errand
 	probes   []*probing
 	jobs     *jobMeters
 	canary   *canaryMeters
@@ -70,15 +71,18 @@ func New(c Config) *Metrics {
 		ConstLabels: prometheus.Labels{"version": c.Version, "goversion": runtime.Version(), "ledger": c.Ledger},
 	})
 	info.Set(1)
-	m.Register(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		info, m.jobs, m.canary, m.ledger, m.calls, m.troubles)
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.Register(info, m.jobs, m.canary, m.ledger, m.calls, m.troubles)
 	return m
 }
 
 // Register adds collectors of other parts, such as counters of a relay or a
 // cache. What must be asked for at each scrape, and may fail or hang, comes by
 // AddProbe. It panics if a name is taken: that is a mistake of the program.
-func (m *Metrics) Register(cs ...prometheus.Collector) { m.registry.MustRegister(cs...) }
+func (m *Metrics) Register(cs ...prometheus.Collector) {
+	m.registry.MustRegister(cs...)
+	m.own = append(m.own, cs...)
+}
 
 // Handler answers a scrape, in the time that the scraper says it has. A part that
 // cannot be read leaves its gauges out and is counted; everything else is

@@ -62,8 +62,11 @@ func (p asking) Describe(ch chan<- *prometheus.Desc) {
 }
 
 // Collect implements prometheus.Collector.
-func (p asking) Collect(ch chan<- prometheus.Metric) {
-	metrics, err := p.await(p.begin())
+func (p asking) Collect(ch chan<- prometheus.Metric) { p.show(ch, p.begin()) }
+
+// show tells what a reading brings.
+func (p asking) show(ch chan<- prometheus.Metric, r *probed) {
+	metrics, err := p.await(r)
 	up := 1.0
 	if err != nil {
 		p.failed.Inc()

@@ -134,6 +134,6 @@ func (f *fake) holds(counts ...ledger.Count) {
 	f.counts = counts
 }
 
-func (f *fake) ReadStats(context.Context, ledger.Hour, string) (ledger.Sums, error) {
-	return ledger.Sums{}, nil
+func (f *fake) ReadStats(context.Context, ledger.Hour, string, func(ledger.Tally) bool, func(ledger.Fault) bool) error {
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -78,9 +79,11 @@ func (s *Server) admit(ctx context.Context, spec connect.Spec, _ connect.Peer, h
 			return ctx, refuse(err)
 		}
 	}
-	return api.WithCall(ctx, api.Call{
-		Caller: caller.Name, Role: caller.Role.String(), RequestID: rec.requestID, Trace: h.Get("Traceparent"),
-	}), nil
+	call := api.Call{Caller: caller.Name, Role: caller.Role.String(), RequestID: rec.requestID, Trace: h.Get("Traceparent")}
+	if call.Trace != "" {
+		call.TraceState = strings.Join(h.Values("Tracestate"), ",") // it may come in several
+	}
+	return api.WithCall(ctx, call), nil
 }
 
 // refuse makes the wire's error of auth's.

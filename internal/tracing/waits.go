@@ -46,34 +46,60 @@ func (w *Waits) waited(j *job.Job) {
 	if !made.IsValid() {
 		return
 	}
+	_, span := w.tracer.Start(ctx, "wait "+j.Queue, trace.WithTimestamp(j.RunAt))
+	if !span.IsRecording() {
+		return
+	}
 	until := j.LeasedAt
 	if until.Before(j.RunAt) {
 		until = j.RunAt // the ledger's clock was set back
 	}
-	_, span := w.tracer.Start(ctx, "wait "+j.Queue, trace.WithTimestamp(j.RunAt),
-		trace.WithLinks(trace.Link{SpanContext: made}),
-		trace.WithAttributes(
-			semconv.MessagingSystemKey.String("errand"),
-			semconv.MessagingDestinationName(j.Queue),
-			semconv.MessagingMessageID(j.ID.String()),
-			attribute.String("errand.job.kind", j.Kind),
-			attribute.Int("errand.job.attempt", j.Attempt),
-		))
+	span.AddLink(trace.Link{SpanContext: made})
+	span.SetAttributes(
+		semconv.MessagingSystemKey.String("errand"),
+		semconv.MessagingDestinationName(j.Queue),
+		semconv.MessagingMessageID(j.ID.String()),
+		attribute.String("errand.job.kind", j.Kind),
+		attribute.Int("errand.job.attempt", j.Attempt),
+	)
 	span.End(trace.WithTimestamp(until))
 }
 
-const header = "traceparent"
+// The headers of the W3C trace context.
+const (
+	parentHeader = "traceparent"
+	stateHeader  = "tracestate"
+)
 
-// WithParent returns a context whose span is the one that a W3C traceparent
-// names; a value that is none is ignored.
-func WithParent(ctx context.Context, traceparent string) context.Context {
-	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{header: traceparent})
+// WithParent returns a context whose span is the one that a job's trace
+// names; a value that is none is ignored, and so is a state that is none.
+func WithParent(ctx context.Context, traced string) context.Context {
+	parent, state := job.SplitTrace(traced)
+	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{parentHeader: parent, stateHeader: state})
 }
 
-// Canonical is a traceparent in the form of the version that this server knows, or
-// "" if it is none: later versions may add what no job has room for.
-func Canonical(traceparent string) string {
+// Canonical is the trace of a job whose call has these headers, in the form of
+// the version that this server knows, or "" if traceparent is none: later versions may
+// add what no job has room for.
+func Canonical(traceparent, tracestate string) string {
+	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{parentHeader: traceparent})
 	named := propagation.MapCarrier{}
-	propagation.TraceContext{}.Inject(WithParent(context.Background(), traceparent), named)
-	return named.Get(header)
+	propagation.TraceContext{}.Inject(ctx, named)
+	return Join(named.Get(parentHeader), tracestate)
+}
+
+// Join is job.JoinTrace of a tracestate that may be anything: one that is
+// malformed or too long is left out whole.
+func Join(traceparent, tracestate string) string {
+	if tracestate == "" {
+		return traceparent
+	}
+	if len(tracestate) > job.MaxTraceState {
+		return traceparent
+	}
+	state, err := trace.ParseTraceState(tracestate)
+	if err != nil {
+		return traceparent
+	}
+	return job.JoinTrace(traceparent, state.String())
 }

@@ -3,6 +3,7 @@ package coldsql
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -25,22 +26,32 @@ func (s *Store) HourTexts() (tallies, faults string) {
 		fmt.Sprintf("SELECT %s FROM %sfault WHERE hour = $1", faultColumns, s.Prefix)
 }
 
+// ScanTally reads a row.
+func ScanTally(scan Scan) (t ledger.Tally, err error) {
+	var hour, outcome, sum int64
+	err = scan(&hour, &t.Queue, &t.Kind, &outcome, &t.N, &sum, &t.Sketch)
+	t.Hour, t.Outcome, t.Sum = ledger.Hour(hour), ledger.Outcome(outcome), time.Duration(sum)*time.Microsecond
+	return t, err
+}
+
+// ScanFault reads a row.
+func ScanFault(scan Scan) (f ledger.Fault, err error) {
+	var hour, first, last int64
+	err = scan(&hour, &f.Queue, &f.Kind, &f.Message, &f.N, &first, &last)
+	f.Hour, f.First, f.Last = ledger.Hour(hour), Time(first), Time(last)
+	return f, err
+}
+
 // AddTally adds a row to sums.
 func AddTally(sums *ledger.Sums, scan Scan) error {
-	var t ledger.Tally
-	var hour, outcome, sum int64
-	err := scan(&hour, &t.Queue, &t.Kind, &outcome, &t.N, &sum, &t.Sketch)
-	t.Hour, t.Outcome, t.Sum = ledger.Hour(hour), ledger.Outcome(outcome), time.Duration(sum)*time.Microsecond
+	t, err := ScanTally(scan)
 	sums.Tallies = append(sums.Tallies, t)
 	return err
 }
 
 // AddFault adds a row to sums.
 func AddFault(sums *ledger.Sums, scan Scan) error {
-	var f ledger.Fault
-	var hour, first, last int64
-	err := scan(&hour, &f.Queue, &f.Kind, &f.Message, &f.N, &first, &last)
-	f.Hour, f.First, f.Last = ledger.Hour(hour), Time(first), Time(last)
+	f, err := ScanFault(scan)
 	sums.Faults = append(sums.Faults, f)
 	return err
 }
@@ -72,22 +83,37 @@ func (s *Store) StatsTexts(sums ledger.Sums) []Text {
 }
 
 // ReadStats implements ledger.Stats.
-func (s *Store) ReadStats(ctx context.Context, from ledger.Hour, queue string) (ledger.Sums, error) {
-	var sums ledger.Sums
-	for _, part := range []struct {
-		relation, columns string
-		add               func(*ledger.Sums, Scan) error
-	}{{"tally", tallyColumns, AddTally}, {"fault", faultColumns, AddFault}} {
-		var q query
-		cond := "hour >= " + q.arg(int64(from))
-		if queue != "" {
-			cond += " AND queue = " + q.arg(queue)
-		}
-		text := fmt.Sprintf("SELECT %s FROM %s%s WHERE %s", part.columns, s.Prefix, part.relation, cond)
-		err := s.each(ctx, "read statistics", text, q.args, func(rows *sql.Rows) error { return part.add(&sums, rows.Scan) })
-		if err != nil {
-			return ledger.Sums{}, err
-		}
+func (s *Store) ReadStats(ctx context.Context, from ledger.Hour, queue string, tally func(ledger.Tally) bool, fault func(ledger.Fault) bool) error {
+	more, err := readStats(ctx, s, "tally", tallyColumns, from, queue, ScanTally, tally)
+	if err != nil || !more || fault == nil {
+		return err
 	}
-	return sums, nil
+	_, err = readStats(ctx, s, "fault", faultColumns, from, queue, ScanFault, fault)
+	return err
+}
+
+// errEnough ends a reading early.
+var errEnough = errors.New("enough")
+
+// readStats calls fn on the rows of a relation, along its primary key, and says
+// whether it wants more.
+func readStats[T any](ctx context.Context, s *Store, relation, columns string, from ledger.Hour, queue string,
+	scan func(Scan) (T, error), fn func(T) bool) (more bool, err error) {
+	var q query
+	cond := "hour >= " + q.arg(int64(from))
+	if queue != "" {
+		cond += " AND queue = " + q.arg(queue)
+	}
+	text := fmt.Sprintf("SELECT %s FROM %s%s WHERE %s ORDER BY hour DESC", columns, s.Prefix, relation, cond)
+	err = s.each(ctx, "read statistics", text, q.args, func(rows *sql.Rows) error {
+		row, err := scan(rows.Scan)
+		if err == nil && !fn(row) {
+			return errEnough
+		}
+		return err
+	})
+	if errors.Is(err, errEnough) {
+		return false, nil
+	}
+	return err == nil, err
 }

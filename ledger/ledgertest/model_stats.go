@@ -1,6 +1,7 @@
 package ledgertest
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -65,11 +66,24 @@ func (m *model) FoldStats(ctx context.Context, hour ledger.Hour, fn func(ledger.
 	return err
 }
 
-func (m *model) ReadStats(ctx context.Context, from ledger.Hour, queue string) (ledger.Sums, error) {
+func (m *model) ReadStats(ctx context.Context, from ledger.Hour, queue string, tally func(ledger.Tally) bool, fault func(ledger.Fault) bool) error {
 	unlock, err := m.lock(ctx)
 	if err != nil {
-		return ledger.Sums{}, err
+		return err
 	}
-	defer unlock()
-	return m.sums.get(func(h ledger.Hour, q string) bool { return h >= from && (queue == "" || q == queue) }), nil
+	got := m.sums.get(func(h ledger.Hour, q string) bool { return h >= from && (queue == "" || q == queue) })
+	unlock()
+	slices.SortFunc(got.Tallies, func(a, b ledger.Tally) int { return cmp.Compare(b.Hour, a.Hour) })
+	slices.SortFunc(got.Faults, func(a, b ledger.Fault) int { return cmp.Compare(b.Hour, a.Hour) })
+	for _, t := range got.Tallies {
+		if !tally(t) {
+			return nil
+		}
+	}
+	for _, f := range got.Faults {
+		if fault == nil || !fault(f) {
+			return nil
+		}
+	}
+	return nil
 }

@@ -18,6 +18,7 @@ var statsTests = []test{
 	{"RowsReplaceThoseOfTheirKey", nil, statsReplace},
 	{"AFoldSeesItsHourAlone", nil, statsHour},
 	{"AnErrorChangesNothing", nil, statsError},
+	{"AReaderMayStop", nil, statsStopped},
 	{"FoldsAtOnceLoseNothing", nil, func(w *world) { statsTogether(w, []ledger.Ledger{w.l}) }},
 	{"FoldsOverHandlesLoseNothing", hasSecond, func(w *world) { statsTogether(w, []ledger.Ledger{w.l, w.second()}) }},
 	{"AreDurable", hasReopen, statsDurable},
@@ -30,11 +31,29 @@ func (w *world) fold(hour ledger.Hour, rows ledger.Sums) {
 	w.ok(w.l.FoldStats(w.ctx, hour, func(ledger.Sums) (ledger.Sums, error) { return rows, nil }))
 }
 
+// readStats gathers what is read, whose hours must come in order.
+func (w *world) readStats(from ledger.Hour, queue string) (got ledger.Sums) {
+	w.Helper()
+	w.ok(w.l.ReadStats(w.ctx, from, queue, func(t ledger.Tally) bool {
+		if n := len(got.Tallies); n > 0 && got.Tallies[n-1].Hour < t.Hour {
+			w.Errorf("a tally of hour %d comes after one of %d", t.Hour, got.Tallies[n-1].Hour)
+		}
+		got.Tallies = append(got.Tallies, t)
+		return true
+	}, func(f ledger.Fault) bool {
+		if n := len(got.Faults); n > 0 && got.Faults[n-1].Hour < f.Hour {
+			w.Errorf("a fault of hour %d comes after one of %d", f.Hour, got.Faults[n-1].Hour)
+		}
+		got.Faults = append(got.Faults, f)
+		return true
+	}))
+	return got
+}
+
 // wantStats reads and compares, in the order of keys.
 func (w *world) wantStats(what string, from ledger.Hour, queue string, want ledger.Sums) {
 	w.Helper()
-	got, err := w.l.ReadStats(w.ctx, from, queue)
-	w.ok(err)
+	got := w.readStats(from, queue)
 	for _, s := range []*ledger.Sums{&got, &want} {
 		slices.SortFunc(s.Tallies, func(a, b ledger.Tally) int {
 			return cmp.Or(cmp.Compare(a.Hour, b.Hour), cmp.Compare(a.Queue, b.Queue), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Outcome, b.Outcome))
@@ -125,6 +144,21 @@ func statsError(w *world) {
 		w.Errorf("%v, want the function's error", err)
 	}
 	w.wantStats("afterwards", 0, "", rows)
+}
+
+// statsStopped ends a reading when it has seen enough; and faults that nobody
+// wants are not read.
+func statsStopped(w *world) {
+	w.fold(w.hour(), w.someStats(w.hour(), "q"))
+	for _, most := range []int{1, 4} { // there are three tallies and a fault
+		calls := 0
+		count := func() bool { calls++; return calls < most }
+		w.ok(w.l.ReadStats(w.ctx, 0, "", func(ledger.Tally) bool { return count() }, func(ledger.Fault) bool { return count() }))
+		if calls != most {
+			w.Errorf("a reader that has enough after %d rows was called %d times", most, calls)
+		}
+	}
+	w.ok(w.l.ReadStats(w.ctx, 0, "", func(ledger.Tally) bool { return true }, nil))
 }
 
 // statsTogether counts by many folds at once, which must each see the last.

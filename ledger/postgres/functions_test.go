@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -201,8 +202,16 @@ func TestCompleteV1(t *testing.T) {
 	}
 	got, err := l.Get(t.Context(), []job.ID{j.ID})
 	if err != nil || len(got) != 1 || got[0].State != job.Succeeded || got[0].Version != want.Version || got[0].SettledToken != held.Token ||
-		got[0].SettledAs != job.Succeed || !got[0].Session.IsZero() || string(got[0].Result) != "r" {
+		got[0].SettledAs != job.Succeed || !got[0].Session.IsZero() || string(got[0].Result) != "r" || got[0].Call != job.CallUntold {
 		t.Errorf("%v %+v", err, got)
+	}
+	_, err = l.Apply(t.Context(), now(), ledger.Pick{IDs: []job.ID{j.ID}}, func(j *job.Job) error { j.Call = 0; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	got[0].Call = 0
+	if told, err := l.Get(t.Context(), []job.ID{j.ID}); err != nil || !reflect.DeepEqual(told, got) {
+		t.Errorf("when a server has taken the mark: %v %+v, want %+v", err, told, got)
 	}
 	again := ready("q", "k")
 	again.UniqueKey, again.UniqueMode = "u", job.UntilDone

@@ -39,8 +39,8 @@ func (l *Ledger) FoldStats(ctx context.Context, hour ledger.Hour, fn func(ledger
 }
 
 // ReadStats implements ledger.Stats.
-func (l *Ledger) ReadStats(ctx context.Context, from ledger.Hour, queue string) (ledger.Sums, error) {
-	return l.store.ReadStats(ctx, from, queue)
+func (l *Ledger) ReadStats(ctx context.Context, from ledger.Hour, queue string, tally func(ledger.Tally) bool, fault func(ledger.Fault) bool) error {
+	return l.store.ReadStats(ctx, from, queue, tally, fault)
 }
 
 // removeStats removes the sums of hours that ended before a time.

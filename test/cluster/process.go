@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/errandhq/errand/internal/testenv"
 )
 
 // Process is a program under test. Its methods are for one goroutine at a time.
@@ -84,6 +86,16 @@ func (p *Process) Wait(patience time.Duration) int {
 func (p *Process) CPU() time.Duration {
 	<-p.done
 	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+}
+
+// CPUSoFar is the processor time of a process that runs.
+func (p *Process) CPUSoFar() time.Duration {
+	p.t.Helper()
+	d, err := testenv.CPUOf(p.cmd.Process.Pid)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return d
 }
 
 // Log is all that the process has written so far.

@@ -38,7 +38,7 @@ func onATracedCluster(t *testing.T, f func(t *testing.T, c tracedCluster)) {
 		t.Setenv("ERRAND_BACKOFF_BASE", "100ms")
 		c.AddServer()
 		c.Run("worker", cluster.Errand(t), "work", "--server", c.URLs(), "--queue", "mail", "--exec", "sh", "-c",
-			`read kind; printf %s "$TRACEPARENT"; [ "$kind" != '"twice"' ] || [ "$ERRAND_ATTEMPT" -gt 1 ]`)
+			`read kind; printf %s "$TRACEPARENT${TRACESTATE:+ $TRACESTATE}"; [ "$kind" != '"twice"' ] || [ "$ERRAND_ATTEMPT" -gt 1 ]`)
 		p, err := otlp.FromEnv(t.Context(), "test", slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
@@ -145,6 +145,7 @@ func TestTheHeaderOfACallIsTheTraceOfItsJobs(t *testing.T) {
 			}
 			r.Header.Set("Content-Type", "application/json")
 			r.Header.Set("traceparent", header)
+			r.Header["Tracestate"] = []string{"congo=1", "rojo=2"} // as proxies may split it
 			resp, err := http.DefaultClient.Do(r)
 			if err != nil {
 				t.Fatal(err)
@@ -154,12 +155,28 @@ func TestTheHeaderOfACallIsTheTraceOfItsJobs(t *testing.T) {
 		}
 		plain, traced := errand.NewID(), errand.NewID()
 		post(strings.Repeat("x", 600), plain.String())
-		is(t, "trace after a bad header", c.AwaitState(plain, errand.Succeeded).TraceParent, "")
+		untraced := c.AwaitState(plain, errand.Succeeded)
+		is(t, "trace after a bad header", untraced.TraceParent+untraced.TraceState, "")
 		const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 		post(parent, traced.String())
-		is(t, "trace", c.AwaitState(traced, errand.Succeeded).TraceParent, parent)
+		j := c.AwaitState(traced, errand.Succeeded)
+		is(t, "trace", j.TraceParent, parent)
+		is(t, "state of the trace", j.TraceState, "congo=1,rojo=2")
+		is(t, "state that the command was given", strings.TrimPrefix(string(j.Result), "00-0af7651916cd43dd8448eb211c80319c-")[19:], " congo=1,rojo=2")
 		is(t, "parent of the wait", c.collector.Await("wait mail", 1)[0].Parent, "b7ad6b7169203331")
 	})
+}
+
+// withState is the context of a caller who was called with a tracestate.
+func withState(ctx context.Context, t *testing.T) context.Context {
+	t.Helper()
+	state, err := trace.ParseTraceState("congo=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled, TraceState: state,
+	}))
 }
 
 // A job of the caller's own transaction is in the trace of the span around it.
@@ -173,7 +190,7 @@ func TestATraceFollowsAJobOfATransaction(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close(context.WithoutCancel(t.Context()))
-		ctx, span := c.tracer.Start(t.Context(), "checkout")
+		ctx, span := c.tracer.Start(withState(t.Context(), t), "checkout")
 		tx, err := conn.Begin(ctx)
 		if err != nil {
 			t.Fatal(err)
@@ -186,7 +203,7 @@ func TestATraceFollowsAJobOfATransaction(t *testing.T) {
 			t.Fatal(err)
 		}
 		span.End()
-		c.AwaitState(id, errand.Succeeded)
+		is(t, "state of the trace", c.AwaitState(id, errand.Succeeded).TraceState, "congo=1")
 		checkout := c.collector.Await("checkout", 1)[0]
 		for _, s := range append(c.collector.Await("wait mail", 2), c.collector.Await("process mail", 2)...) {
 			is(t, "trace of "+s.Name, s.Trace, checkout.Trace)

@@ -333,6 +333,7 @@ type Job struct {
 	CancelRequested bool                   `protobuf:"varint,29,opt,name=cancel_requested,json=cancelRequested,proto3" json:"cancel_requested,omitempty"`
 	Reason          string                 `protobuf:"bytes,30,opt,name=reason,proto3" json:"reason,omitempty"` // why dead or cancelled: attempts, discarded, crashed, cancelled, expired
 	Age             *durationpb.Duration   `protobuf:"bytes,31,opt,name=age,proto3" json:"age,omitempty"`       // with JOB_VIEW_STATE: since when the ledger was known to say so
+	TraceState      string                 `protobuf:"bytes,32,opt,name=trace_state,json=traceState,proto3" json:"trace_state,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -584,6 +585,13 @@ func (x *Job) GetAge() *durationpb.Duration {
 	return nil
 }
 
+func (x *Job) GetTraceState() string {
+	if x != nil {
+		return x.TraceState
+	}
+	return ""
+}
+
 type JobError struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attempt       int32                  `protobuf:"varint,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
@@ -807,7 +815,10 @@ type EnqueueItem struct {
 	TraceParent    string                 `protobuf:"bytes,20,opt,name=trace_parent,json=traceParent,proto3" json:"trace_parent,omitempty"`
 	// first_try promises that this id was never sent before, which saves the
 	// server a look into the archive. Leave it false when repeating a call.
-	FirstTry      bool `protobuf:"varint,21,opt,name=first_try,json=firstTry,proto3" json:"first_try,omitempty"`
+	FirstTry bool `protobuf:"varint,21,opt,name=first_try,json=firstTry,proto3" json:"first_try,omitempty"`
+	// trace_state is the W3C tracestate that goes with trace_parent, of at most 512
+	// bytes. One that is malformed or longer is left out, and the job runs.
+	TraceState    string `protobuf:"bytes,22,opt,name=trace_state,json=traceState,proto3" json:"trace_state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -987,6 +998,13 @@ func (x *EnqueueItem) GetFirstTry() bool {
 		return x.FirstTry
 	}
 	return false
+}
+
+func (x *EnqueueItem) GetTraceState() string {
+	if x != nil {
+		return x.TraceState
+	}
+	return ""
 }
 
 type EnqueueResponse struct {
@@ -5107,7 +5125,7 @@ var File_errand_v1_errand_proto protoreflect.FileDescriptor
 
 const file_errand_v1_errand_proto_rawDesc = "" +
 	"\n" +
-	"\x16errand/v1/errand.proto\x12\terrand.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xea\b\n" +
+	"\x16errand/v1/errand.proto\x12\terrand.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8b\t\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05queue\x18\x02 \x01(\tR\x05queue\x12\x12\n" +
@@ -5146,7 +5164,9 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"session_id\x18\x1c \x01(\tR\tsessionId\x12)\n" +
 	"\x10cancel_requested\x18\x1d \x01(\bR\x0fcancelRequested\x12\x16\n" +
 	"\x06reason\x18\x1e \x01(\tR\x06reason\x12+\n" +
-	"\x03age\x18\x1f \x01(\v2\x19.google.protobuf.DurationR\x03age\"\xae\x01\n" +
+	"\x03age\x18\x1f \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x1f\n" +
+	"\vtrace_state\x18  \x01(\tR\n" +
+	"traceState\"\xae\x01\n" +
 	"\bJobError\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\x05R\aattempt\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
@@ -5160,7 +5180,7 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x1b\n" +
 	"\tholder_id\x18\x04 \x01(\tR\bholderId\">\n" +
 	"\x0eEnqueueRequest\x12,\n" +
-	"\x05items\x18\x01 \x03(\v2\x16.errand.v1.EnqueueItemR\x05items\"\xd5\x06\n" +
+	"\x05items\x18\x01 \x03(\v2\x16.errand.v1.EnqueueItemR\x05items\"\xf6\x06\n" +
 	"\vEnqueueItem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
@@ -5189,7 +5209,9 @@ const file_errand_v1_errand_proto_rawDesc = "" +
 	"onConflict\x12'\n" +
 	"\x0fidempotency_key\x18\x13 \x01(\tR\x0eidempotencyKey\x12!\n" +
 	"\ftrace_parent\x18\x14 \x01(\tR\vtraceParent\x12\x1b\n" +
-	"\tfirst_try\x18\x15 \x01(\bR\bfirstTryB\v\n" +
+	"\tfirst_try\x18\x15 \x01(\bR\bfirstTry\x12\x1f\n" +
+	"\vtrace_state\x18\x16 \x01(\tR\n" +
+	"traceStateB\v\n" +
 	"\t_priority\"E\n" +
 	"\x0fEnqueueResponse\x122\n" +
 	"\aresults\x18\x01 \x03(\v2\x18.errand.v1.EnqueueResultR\aresults\"\x96\x01\n" +
