@@ -12,6 +12,7 @@ import (
 	_ "embed" // the script
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -131,7 +132,11 @@ func (c *Cache) Close() error {
 // shardOf spreads ids by their last byte: the first ones are the time.
 func shardOf(id job.ID) int { return int(id[len(id)-1]) % shards }
 
-func (c *Cache) key(id job.ID) string { return c.tags[shardOf(id)] + ":" + id.String() }
+func (c *Cache) key(id job.ID) string { return string(appendKey(nil, c.tags[shardOf(id)], id)) }
+
+func appendKey(b []byte, tag string, id job.ID) []byte {
+	return append(append(append(b, tag...), ':'), id.String()...)
+}
 
 // Put implements cache.Cache: one script call for each hash tag, all in one
 // flight.
@@ -140,11 +145,20 @@ func (c *Cache) Put(ctx context.Context, entries []cache.Entry) error {
 	if err != nil {
 		return err
 	}
+	var errs []error
+	for some := range slices.Chunk(entries, job.MaxBatch) { // Lua's stack holds the keys of a call
+		errs = append(errs, c.put(ctx, client, some))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Cache) put(ctx context.Context, client rueidis.Client, entries []cache.Entry) error {
 	var calls [shards]call
 	for i := range entries {
 		e := &entries[i]
 		if ms := e.TTL.Milliseconds(); ms > 0 {
-			if err := calls[shardOf(e.ID)].add(c.key(e.ID), e, ms); err != nil {
+			s := shardOf(e.ID)
+			if err := calls[s].add(c.tags[s], e, ms); err != nil {
 				return err
 			}
 		}
@@ -152,37 +166,61 @@ func (c *Cache) Put(ctx context.Context, entries []cache.Entry) error {
 	return c.run(ctx, client, calls[:])
 }
 
-// call is one run of the script.
+// call is one run of the script: of each entry a key, a value and a time-to-live, one
+// text behind the other.
 type call struct {
-	keys, args []string
-	gone       []string // keys of tombstones
+	text []byte
+	ends []int // of each key, value and time-to-live
+	gone []int // the keys of tombstones
 }
 
-func (c *call) add(key string, e *cache.Entry, ttl int64) error {
-	value, err := encode(e)
-	if err != nil {
+func (c *call) add(tag string, e *cache.Entry, ttl int64) (err error) {
+	if e.State == job.Deleted {
+		c.gone = append(c.gone, len(c.ends)/3)
+	}
+	end := func() { c.ends = append(c.ends, len(c.text)) }
+	c.text = appendKey(c.text, tag, e.ID)
+	end()
+	if c.text, err = appendValue(c.text, e); err != nil {
 		return err
 	}
-	tell := "0"
-	if e.Tell {
-		tell = "1"
+	end()
+	if !e.Tell {
+		ttl = -ttl
 	}
-	c.keys = append(c.keys, key)
-	c.args = append(c.args, value, strconv.FormatInt(ttl, 10), tell)
-	if e.State == job.Deleted {
-		c.gone = append(c.gone, key)
-	}
+	c.text = strconv.AppendInt(c.text, ttl, 10)
+	end()
 	return nil
 }
 
+// strings returns what the script is called with: they share one piece of memory.
+func (c *call) strings(args ...string) (keys, argv []string) {
+	text, begin := string(c.text), 0
+	keys, argv = make([]string, 0, len(c.ends)/3), append(make([]string, 0, len(args)+len(c.ends)*2/3), args...)
+	for i, end := range c.ends {
+		if s := text[begin:end]; i%3 == 0 {
+			keys = append(keys, s)
+		} else {
+			argv = append(argv, s)
+		}
+		begin = end
+	}
+	return keys, argv
+}
+
 func (c *Cache) run(ctx context.Context, client rueidis.Client, calls []call) error {
-	var todo []call
+	type run struct{ keys, args, gone []string }
+	var todo []run
 	var cmds rueidis.Commands
-	for _, one := range calls {
-		if len(one.keys) == 0 {
+	for i := range calls {
+		if len(calls[i].ends) == 0 {
 			continue
 		}
-		one.args = append([]string{c.news, c.origin}, one.args...)
+		var one run
+		one.keys, one.args = calls[i].strings(c.news, c.origin)
+		for _, k := range calls[i].gone {
+			one.gone = append(one.gone, one.keys[k])
+		}
 		todo = append(todo, one)
 		cmds = append(cmds, client.B().Evalsha().Sha1(scriptSHA).Numkeys(int64(len(one.keys))).Key(one.keys...).Arg(one.args...).Build())
 	}
