@@ -31,6 +31,13 @@ type hall struct {
 // Shared implements cache.Cache.
 func (h *hall) Shared() bool { return true }
 
+// Heard implements cache.Cache: engines that watch hear themselves, too.
+func (h *hall) Heard() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.lines) > 0
+}
+
 func newHall() *hall { return &hall{Cache: memory.New(0), lines: map[int]func(cache.News){}} }
 
 func (h *hall) set(fn func(h *hall)) {

@@ -1,5 +1,5 @@
 -- Stores entries that are newer than what is held, and publishes those whose
--- version is. KEYS are the entries' keys, all of one hash tag. ARGV: the channel, the
+-- version is: it returns how many listen to that here, or -1 if there was nothing to publish. KEYS are the entries' keys, all of one hash tag. ARGV: the channel, the
 -- origin, and for each key its value and its time-to-live in milliseconds, negative if it is not to be told.
 -- A value begins with version and time, 20 digits each, so that text compares as they do.
 local call, sub = redis.call, string.sub
@@ -17,7 +17,7 @@ for i, key in ipairs(KEYS) do
     end
   end
 end
-if #told > 0 then
-  call('PUBLISH', ARGV[1], ARGV[2] .. '\n' .. table.concat(told, '\n'))
+if #told == 0 then
+  return -1
 end
-return #told
+return call('PUBLISH', ARGV[1], ARGV[2] .. '\n' .. table.concat(told, '\n'))

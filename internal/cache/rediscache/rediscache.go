@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/redis/rueidis"
 
@@ -38,6 +39,9 @@ type Cache struct {
 	tags   [shards]string
 	news   string // the channel
 	origin string // names this Cache in the news that it tells
+
+	lines atomic.Int64 // of this Cache's own, on which it hears
+	alone atomic.Bool  // what was told last reached these only
 
 	mu     sync.Mutex
 	client rueidis.Client
@@ -111,6 +115,9 @@ func (c *Cache) connect(d *dial) {
 	}
 	close(d.done)
 }
+
+// Heard implements cache.Cache.
+func (c *Cache) Heard() bool { return !c.alone.Load() }
 
 // Shared implements cache.Cache.
 func (c *Cache) Shared() bool { return true }
@@ -229,9 +236,13 @@ func (c *Cache) run(ctx context.Context, client rueidis.Client, calls []call) er
 	}
 	var errs []error
 	for i, r := range client.DoMulti(ctx, cmds...) {
-		err := r.Error()
+		listeners, err := r.AsInt64()
 		if refusal, ok := rueidis.IsRedisErr(err); ok && refusal.IsNoScript() {
-			err = putScript.Exec(ctx, client, todo[i].keys, todo[i].args).Error()
+			listeners, err = putScript.Exec(ctx, client, todo[i].keys, todo[i].args).AsInt64()
+		}
+		if err == nil && listeners >= 0 {
+			// Of a cluster each node knows its own listeners only.
+			c.alone.Store(listeners <= c.lines.Load() && client.Mode() != rueidis.ClientModeCluster)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("redis: put: %w", err))
@@ -324,8 +335,13 @@ func (c *Cache) Watch(ctx context.Context, fn func(cache.News)) error {
 		defer one.Unlock()
 		fn(n)
 	}
+	var lines atomic.Int64 // it may be made again after a break
+	defer func() { c.lines.Add(-lines.Load()) }()
 	hooked := rueidis.WithOnSubscriptionHook(ctx, func(s rueidis.PubSubSubscription) {
 		if s.Kind == "subscribe" {
+			if lines.CompareAndSwap(0, 1) {
+				c.lines.Add(1)
+			}
 			tell(cache.News{Missed: true})
 		}
 	})
