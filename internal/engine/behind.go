@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"sync"
 	"time"
 
@@ -12,20 +13,23 @@ const (
 	// maxBehind bounds the entries that wait to be written to the cache.
 	maxBehind = 100_000
 
-	// promptRate is how many states a second that will change anyway are written
-	// at once. More of them wait for holdFor: by then most jobs have gone on, and
-	// only where they got to is written. It is half of freshFor, after which nobody may be served them.
+	// promptRate is how many changes a second to states that will change anyway
+	// are written at once though nobody listens.
 	promptRate = 1000
-	holdFor    = freshFor / 2
 )
 
 // behind is the queue of entries on their way to the cache: the newest of each
 // job. When it is full, states that will change anyway are given up before
 // final ones, the oldest first.
+//
+// While nobody listens, and there are many, changes to such states wait: most jobs have
+// soon gone on to another, and only that is written. After freshFor nobody may be served
+// them any more, and they are given up.
 type behind struct {
 	mu   sync.Mutex
 	at   map[job.ID]*waiting
 	soon line // final, or gone: written first
+	read line // read because somebody asked
 	rest line
 	max  int
 	bell chan struct{}
@@ -88,10 +92,7 @@ func (b *behind) add(entries []cache.Entry, now time.Duration) (shed int) {
 		b.addOne(&entries[i], now)
 	}
 	for ; len(b.at) > b.max; shed++ {
-		w := b.rest.first
-		if w == nil {
-			w = b.soon.first
-		}
+		w := cmp.Or(b.rest.first, b.read.first, b.soon.first)
 		b.pop(w)
 		b.recycle(w)
 	}
@@ -112,18 +113,21 @@ func (b *behind) addOne(e *cache.Entry, now time.Duration) {
 		tell, was := e.Tell || w.entry.Tell, b.lineOf(&w.entry)
 		w.entry = *e
 		w.entry.Tell = tell
-		if was == b.lineOf(e) {
+		if was == b.lineOf(&w.entry) {
 			return // it keeps its place: a job that goes on changing is written all the same
 		}
 		was.remove(w)
 		w.since = now
 	}
-	b.lineOf(e).push(w)
+	b.lineOf(&w.entry).push(w)
 }
 
 func (b *behind) lineOf(e *cache.Entry) *line {
-	if e.State.Final() || e.State == job.Deleted {
+	switch {
+	case e.State.Final(), e.State == job.Deleted:
 		return &b.soon
+	case !e.Tell:
+		return &b.read
 	}
 	return &b.rest
 }
@@ -152,9 +156,8 @@ func (b *behind) recycle(w *waiting) {
 }
 
 // take removes up to n entries, which are in flight until landed. With hold,
-// states that will change anyway wait for a while when there are many; wait is
-// how long the first of them still does, or zero if none does.
-// What it returns is good until the next take.
+// many changes to states that will change anyway wait; wait is how long the first of them
+// still may, or zero if there is none. What it returns is good until the next take.
 func (b *behind) take(n int, now time.Duration, hold bool) (entries []cache.Entry, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -162,10 +165,16 @@ func (b *behind) take(n int, now time.Duration, hold bool) (entries []cache.Entr
 	b.creditAt = now
 	b.batch = b.batch[:0]
 	for len(b.batch) < n && len(b.at) > 0 {
-		w := b.soon.first
+		w := cmp.Or(b.soon.first, b.read.first)
 		if w == nil {
 			w = b.rest.first
-			if wait = w.since + holdFor - now; hold && wait > 0 && !b.prompt() {
+			wait = w.since + freshFor - now
+			if hold && wait <= 0 {
+				b.pop(w)
+				b.recycle(w)
+				continue
+			}
+			if hold && !b.prompt() {
 				return b.batch, wait
 			}
 		}
