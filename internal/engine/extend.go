@@ -10,8 +10,10 @@ import (
 	"github.com/errandhq/errand/ledger"
 )
 
-// maxHeld bounds the jobs that a worker may name in one Extend.
-const maxHeld = 20 * job.MaxBatch
+const (
+	maxHeld        = 20 * job.MaxBatch      // jobs that a worker may name in one Extend
+	gatherRenewals = 500 * time.Millisecond // at most: so long a renewal waits for others
+)
 
 // renewal is what the ledger says of a session: where it stands and what it holds.
 type renewal struct {
@@ -41,7 +43,7 @@ func (e *Engine) Extend(ctx context.Context, r ExtendRequest) (ExtendReply, erro
 	s.mu.Lock()
 	s.saw(r.Call)
 	s.mu.Unlock()
-	renewed, err := e.renewals.do(ctx, []job.ID{r.Session})
+	renewed, err := e.renew(ctx, s, &r)
 	if err != nil {
 		return ExtendReply{}, fmt.Errorf("extend: %w", err)
 	}
@@ -56,6 +58,20 @@ func (e *Engine) Extend(ctx context.Context, r ExtendRequest) (ExtendReply, erro
 	}
 	s.compare(&r, renewed[0].leases)
 	return e.awaitNews(ctx, s, &r), nil
+}
+
+// renew renews the session. A call that waits for news anyway waits for the renewals of
+// others, too: not if there are news, if the session was not renewed here within a third
+// of its time-to-live, or if the server stops.
+func (e *Engine) renew(ctx context.Context, s *session, r *ExtendRequest) ([]renewal, error) {
+	var within time.Duration
+	s.mu.Lock()
+	hurry := s.news
+	if r.Wait > 0 && s.beatAt > 0 && e.conf.Monotonic()-s.beatAt < e.conf.SessionTTL/3 && !e.isDraining() {
+		within = min(gatherRenewals, e.conf.SessionTTL/60, r.Wait)
+	}
+	s.mu.Unlock()
+	return e.renewals.doWithin(ctx, []job.ID{r.Session}, within, hurry)
 }
 
 func checkExtend(r *ExtendRequest) error {
