@@ -75,3 +75,62 @@ func TestBehindIsSeenUntilItLands(t *testing.T) {
 	b.landed()
 	seen(0)
 }
+
+// TestBehindHoldsBackWhatNobodyHears: of many changes to states that will
+// change anyway few are written at once, and none that has come to its end
+// meanwhile. What is left after a second is given up.
+func TestBehindHoldsBackWhatNobodyHears(t *testing.T) {
+	const n = 3 * promptRate
+	all := func(version int64, s job.State, tell bool) []cache.Entry {
+		out := make([]cache.Entry, n)
+		for i := range out {
+			out[i] = cache.Entry{ID: job.ID{14: byte(i >> 8), 15: byte(i)}, Version: version, State: s, Tell: tell}
+		}
+		return out
+	}
+	b := newBehind()
+	takes := func(now time.Duration, hold bool, want int, s job.State) (wait time.Duration) {
+		t.Helper()
+		entries, wait := b.take(n, now, hold)
+		if len(entries) != want {
+			t.Errorf("at %s: %d taken, want %d", now, len(entries), want)
+		}
+		for _, e := range entries {
+			if e.State != s {
+				t.Fatalf("at %s: one that is %s was taken, want %s only", now, e.State, s)
+			}
+		}
+		b.landed()
+		return wait
+	}
+	b.add(all(1, job.Running, true), 0)
+	if wait := takes(0, true, promptRate, job.Running); wait != freshFor {
+		t.Errorf("the others wait for %s, want %s", wait, freshFor)
+	}
+	b.add(all(2, job.Succeeded, true)[:n-5], time.Microsecond)
+	takes(time.Microsecond, true, n-5, job.Succeeded)
+	takes(freshFor, true, 0, 0)
+	if left := b.of([]job.ID{{14: (n - 1) >> 8, 15: (n - 1) & 0xff}}); len(left) > 0 {
+		t.Errorf("after a second %v is kept", left)
+	}
+	b.add(all(3, job.Running, true), freshFor)
+	takes(freshFor, false, n, job.Running) // somebody listens
+	b.add(all(4, job.Running, false), freshFor)
+	takes(freshFor, true, n, job.Running) // somebody asked
+}
+
+// TestBehindMakesNoGarbage while jobs go through it.
+func TestBehindMakesNoGarbage(t *testing.T) {
+	b := newBehind()
+	entries := make([]cache.Entry, 100)
+	for i := range entries {
+		entries[i] = waitingEntry(byte(i), 1, job.Succeeded)
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		b.add(entries, 0)
+		b.take(100, 0, true)
+		b.landed()
+	}); n > 1 {
+		t.Errorf("%v allocations for 100 entries", n)
+	}
+}

@@ -61,7 +61,7 @@ func (e *Engine) renew(ctx context.Context, s *session, r *ExtendRequest) ([]led
 	var within time.Duration
 	s.mu.Lock()
 	hurry := s.news
-	if _, news := s.reply(false); !news && r.Wait > 0 && s.beatAt > 0 && e.conf.Monotonic()-s.beatAt < e.conf.SessionTTL/3 && !e.isDraining() {
+	if _, news := s.reply(false); !news && r.Wait > 0 && s.state == ledger.SessionLive && e.conf.Monotonic()-s.beatAt < e.conf.SessionTTL/3 && !e.isDraining() {
 		within = min(gatherRenewals, e.conf.SessionTTL/60, r.Wait)
 	}
 	s.mu.Unlock()

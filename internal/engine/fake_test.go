@@ -130,7 +130,11 @@ func (f *fake) Listen(ctx context.Context, _ func(string)) error {
 	return nil
 }
 
-func (f *fake) Upkeep(context.Context, time.Time, ledger.Keep) (ledger.Upkept, error) {
+func (f *fake) Upkeep(context.Context, time.Time, ledger.Keep) (_ ledger.Upkept, err error) {
+	if err := f.enter("Upkeep"); err != nil {
+		return ledger.Upkept{}, err
+	}
+	defer f.leave("Upkeep", &err)
 	return ledger.Upkept{}, nil
 }
 
