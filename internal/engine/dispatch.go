@@ -28,7 +28,7 @@ type dispatcher struct {
 	mu      sync.Mutex
 	waiters []*waiter // the longest without an answer first
 	gen     uint64    // grows with each wake: a mark is the generation that set it
-	polled  bool   // the marks may be of a poll only: one request shows whether there is any work
+	polled  bool      // the marks may be of a poll only: one request shows whether there is any work
 	ended   bool
 	bell    chan struct{}
 }

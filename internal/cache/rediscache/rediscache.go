@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -27,6 +28,9 @@ import (
 // shards is the number of hash tags. It is part of every key: another number
 // would not find what was written under this one.
 const shards = 16
+
+// hangUpPatience bounds how long a Watch that has ended still waits for Redis.
+const hangUpPatience = 200 * time.Millisecond
 
 //go:embed put.lua
 var putText string
@@ -353,10 +357,19 @@ func (c *Cache) Watch(ctx context.Context, fn func(cache.News)) error {
 		tell(decodeNews(text))
 	})
 	if ctx.Err() != nil {
+		c.hangUp(client)
 		return nil
 	}
 	if err == nil {
 		err = errors.New("the subscription ended")
 	}
 	return fmt.Errorf("redis: watch: %w", err)
+}
+
+// hangUp ends the subscription, which outlives the call that made it. Of a server
+// that does not answer there is nothing to hear either.
+func (c *Cache) hangUp(client rueidis.Client) {
+	ctx, cancel := context.WithTimeout(context.Background(), hangUpPatience)
+	defer cancel()
+	_ = client.Do(ctx, client.B().Unsubscribe().Channel(c.news).Build()).Error()
 }
