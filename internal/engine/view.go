@@ -25,8 +25,9 @@ const (
 	breakAfter     = 3               // failures in a row, before the cache is left alone
 	breakFor       = 2 * time.Second // before it is tried again
 	writeBatch     = job.MaxBatch
-	gatherFor      = 10 * time.Millisecond // at most, between two writes
-	readChunk      = 32                    // jobs read from the ledger at a time: they come with their payloads
+	gatherHeard    = 10 * time.Millisecond // at most, between two writes
+	gatherUnheard  = 50 * time.Millisecond
+	readChunk      = 32 // jobs read from the ledger at a time: they come with their payloads
 	farewellBudget = time.Second
 )
 
@@ -283,7 +284,9 @@ func (e *Engine) runView(ctx context.Context) {
 			pause(ctx, 100*time.Millisecond)
 		default:
 			v.queue.landed()
-			pause(ctx, min(2*(e.conf.Monotonic()-began), gatherFor))
+			if len(entries) < writeBatch {
+				pause(ctx, v.gather(e.conf.Monotonic()-began))
+			}
 		}
 	}
 	v.farewell(ctx)
@@ -292,6 +295,15 @@ func (e *Engine) runView(ctx context.Context) {
 // unheard reports whether no other process follows what is told here: then nobody
 // misses a state that a job has left before it is written.
 func (v *view) unheard() bool { return v.cache.Shared() && !v.cache.Heard() }
+
+// gather is how long more gathers after a write that took so long: a large one costs less
+// for each entry, and who does not listen does not wait for it.
+func (v *view) gather(took time.Duration) time.Duration {
+	if v.unheard() {
+		return min(8*took, gatherUnheard)
+	}
+	return min(2*took, gatherHeard)
+}
 
 // idle waits for more to write, or until what waits is due, if it does.
 func (v *view) idle(ctx context.Context, wait time.Duration) {
