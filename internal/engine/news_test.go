@@ -35,9 +35,11 @@ func TestTheLineStandsWhileSomebodyFollows(t *testing.T) {
 		for range 2 {
 			s := w.watch(engine.WatchFilter{Queue: "default"}, nil)
 			stands(1, "while somebody watches")
+			s.mu.Lock()
 			if s.lags > 0 || s.beats != 1 {
 				t.Errorf("a new watch is told of %d lags, and %d times that it stands", s.lags, s.beats)
 			}
+			s.mu.Unlock()
 			time.Sleep(5 * time.Minute)
 			stands(1, "after a long watch")
 			s.stop()
