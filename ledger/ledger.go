@@ -301,8 +301,8 @@ type Sessions interface {
 	OpenSession(ctx context.Context, s Session) error
 
 	// Beat raises the counter of each session that is live or draining and
-	// answers in order: the state, or SessionAbsent. It waits for nobody.
-	Beat(ctx context.Context, now time.Time, ids []job.ID) ([]SessionState, error)
+	// answers in order. It waits for nobody.
+	Beat(ctx context.Context, now time.Time, ids []job.ID) ([]Renewed, error)
 
 	// MoveSession changes the state of a session if it is in one of from and,
 	// where beat > 0, its counter still is beat; it reports whether it did.
@@ -337,6 +337,12 @@ func (s SessionState) String() string {
 		return names[s]
 	}
 	return "unknown"
+}
+
+// Renewed is what a Beat found of a session: its state, or SessionAbsent, and what it holds.
+type Renewed struct {
+	State SessionState
+	Held  []Lease
 }
 
 // Session is one worker process.

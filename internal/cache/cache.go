@@ -40,6 +40,10 @@ type Cache interface {
 	// sees never calls fn.
 	Watch(ctx context.Context, fn func(News)) error
 
+	// Heard reports whether another process may watch: it does not only if
+	// what this Cache told last reached nobody but itself.
+	Heard() bool
+
 	// Shared reports whether other processes see what is put. A cache that is not
 	// shared is in this process's memory, and its calls wait for nothing.
 	Shared() bool

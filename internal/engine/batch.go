@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/errandhq/errand/job"
 )
@@ -17,7 +18,7 @@ const (
 
 // batcher lets calls that arrive together share one commit. What gathers while
 // a commit is under way is the next batch: there is no timer, so a lone call
-// never waits for company. One batch holds at most job.MaxBatch items and
+// never waits for company, but by doWithin. One batch holds at most job.MaxBatch items and
 // job.MaxBatchBytes, unless a single call brings more by itself; a call is never split, so it stays as
 // atomic as commit is.
 type batcher[Q, A any] struct {
@@ -31,6 +32,7 @@ type batcher[Q, A any] struct {
 	bytes   int
 	ended   bool
 	bell    chan struct{}
+	alarm   *time.Timer // rings the bell for those who gather; nil: none does
 }
 
 // ticket is one call in the queue of a batcher.
@@ -51,12 +53,24 @@ func newBatcher[Q, A any](name string, commit func(context.Context, []Q) ([]A, e
 // error with code Canceled or DeadlineExceeded if nothing was done, and
 // job.ErrUnknown if the items are part of a commit under way.
 func (b *batcher[Q, A]) do(ctx context.Context, items []Q) ([]A, error) {
+	return b.doWithin(ctx, items, 0, nil)
+}
+
+// doWithin is do for a call that can wait for company: for at most within, until
+// another call is committed at once, or until hurry is closed.
+func (b *batcher[Q, A]) doWithin(ctx context.Context, items []Q, within time.Duration, hurry <-chan struct{}) ([]A, error) {
 	t := &ticket[Q, A]{items: items, done: make(chan struct{})}
 	for _, i := range items {
 		t.bytes += b.weigh(i)
 	}
-	if err := b.add(t); err != nil {
+	if err := b.add(t, within); err != nil {
 		return nil, err
+	}
+	select {
+	case <-hurry:
+		ring(b.bell)
+	case <-t.done:
+	case <-ctx.Done():
 	}
 	select {
 	case <-t.done:
@@ -74,7 +88,7 @@ func (b *batcher[Q, A]) do(ctx context.Context, items []Q) ([]A, error) {
 	}
 }
 
-func (b *batcher[Q, A]) add(t *ticket[Q, A]) error {
+func (b *batcher[Q, A]) add(t *ticket[Q, A], within time.Duration) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
@@ -86,7 +100,12 @@ func (b *batcher[Q, A]) add(t *ticket[Q, A]) error {
 	b.waiting = append(b.waiting, t)
 	b.items += len(t.items)
 	b.bytes += t.bytes
-	ring(b.bell)
+	switch {
+	case within <= 0:
+		ring(b.bell)
+	case b.alarm == nil:
+		b.alarm = time.AfterFunc(within, func() { ring(b.bell) })
+	}
 	return nil
 }
 
@@ -112,6 +131,7 @@ func (b *batcher[Q, A]) withdraw(t *ticket[Q, A]) bool {
 func (b *batcher[Q, A]) take() []*ticket[Q, A] {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.disarm()
 	n, items, bytes := 0, 0, 0
 	for _, t := range b.waiting {
 		if n > 0 && (items+len(t.items) > job.MaxBatch || bytes+t.bytes > job.MaxBatchBytes) {
@@ -131,6 +151,13 @@ func (b *batcher[Q, A]) take() []*ticket[Q, A] {
 	b.items -= items
 	b.bytes -= bytes
 	return batch
+}
+
+func (b *batcher[Q, A]) disarm() {
+	if b.alarm != nil {
+		b.alarm.Stop()
+		b.alarm = nil
+	}
 }
 
 // run is the batcher's loop. When ctx ends, a commit under way is brought to
@@ -203,6 +230,7 @@ func (b *batcher[Q, A]) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ended = true
+	b.disarm()
 	for _, t := range b.waiting {
 		t.taken = true
 		t.err = errStopped()

@@ -17,12 +17,12 @@ func TestBehindKeepsTheNewestOfEach(t *testing.T) {
 	b := newBehind()
 	told := waitingEntry(1, 1, job.Ready)
 	told.Tell = true
-	b.add([]cache.Entry{told, waitingEntry(1, 3, job.Succeeded), waitingEntry(1, 2, job.Running), waitingEntry(2, 1, job.Ready)})
-	out := b.take(10)
+	b.add([]cache.Entry{told, waitingEntry(1, 3, job.Succeeded), waitingEntry(1, 2, job.Running), waitingEntry(2, 1, job.Ready)}, 0)
+	out, _ := b.take(10, 0, false)
 	if len(out) != 2 || out[0].Version != 3 || !out[0].Tell || out[1].ID != (job.ID{15: 2}) || out[1].Tell {
 		t.Errorf("taken: %+v", out)
 	}
-	if more := b.take(10); len(more) > 0 {
+	if more, _ := b.take(10, 0, false); len(more) > 0 {
 		t.Errorf("taken twice: %+v", more)
 	}
 }
@@ -35,14 +35,15 @@ func TestBehindGivesUpWhatWillChangeAnyway(t *testing.T) {
 	for n := range byte(3) {
 		entries = append(entries, waitingEntry(n, 1, job.Running), waitingEntry(100+n, 1, job.Succeeded))
 	}
-	if shed := b.add(entries); shed != 2 {
+	if shed := b.add(entries, 0); shed != 2 {
 		t.Errorf("%d given up, want 2", shed)
 	}
-	if shed := b.add([]cache.Entry{waitingEntry(200, 1, job.Deleted), waitingEntry(201, 1, job.Dead)}); shed != 2 {
+	if shed := b.add([]cache.Entry{waitingEntry(200, 1, job.Deleted), waitingEntry(201, 1, job.Dead)}, 0); shed != 2 {
 		t.Errorf("%d given up, want 2", shed)
 	}
 	want := []byte{101, 102, 200, 201} // of final ones the oldest
-	for i, e := range b.take(10) {
+	taken, _ := b.take(10, 0, false)
+	for i, e := range taken {
 		if e.ID[15] != want[i] {
 			t.Errorf("entry %d is of job %d, want %d", i, e.ID[15], want[i])
 		}
@@ -61,16 +62,75 @@ func TestBehindIsSeenUntilItLands(t *testing.T) {
 		}
 	}
 	seen(0)
-	b.add([]cache.Entry{waitingEntry(1, 2, job.Running)})
+	b.add([]cache.Entry{waitingEntry(1, 2, job.Running)}, 0)
 	seen(2)
-	taken := b.take(1)
+	taken, _ := b.take(1, 0, false)
 	seen(2)
-	b.add([]cache.Entry{waitingEntry(1, 3, job.Succeeded)})
+	b.add([]cache.Entry{waitingEntry(1, 3, job.Succeeded)}, 0)
 	seen(3)
-	b.add(taken) // it could not be written
+	b.add(taken, 0) // it could not be written
 	b.landed()
 	seen(3)
-	b.take(1)
+	b.take(1, 0, false)
 	b.landed()
 	seen(0)
+}
+
+// TestBehindHoldsBackWhatNobodyHears: of many changes to states that will
+// change anyway few are written at once, and none that has come to its end
+// meanwhile. What is left after a second is given up.
+func TestBehindHoldsBackWhatNobodyHears(t *testing.T) {
+	const n = 3 * promptRate
+	all := func(version int64, s job.State, tell bool) []cache.Entry {
+		out := make([]cache.Entry, n)
+		for i := range out {
+			out[i] = cache.Entry{ID: job.ID{14: byte(i >> 8), 15: byte(i)}, Version: version, State: s, Tell: tell}
+		}
+		return out
+	}
+	b := newBehind()
+	takes := func(now time.Duration, hold bool, want int, s job.State) (wait time.Duration) {
+		t.Helper()
+		entries, wait := b.take(n, now, hold)
+		if len(entries) != want {
+			t.Errorf("at %s: %d taken, want %d", now, len(entries), want)
+		}
+		for _, e := range entries {
+			if e.State != s {
+				t.Fatalf("at %s: one that is %s was taken, want %s only", now, e.State, s)
+			}
+		}
+		b.landed()
+		return wait
+	}
+	b.add(all(1, job.Running, true), 0)
+	if wait := takes(0, true, promptRate, job.Running); wait != freshFor {
+		t.Errorf("the others wait for %s, want %s", wait, freshFor)
+	}
+	b.add(all(2, job.Succeeded, true)[:n-5], time.Microsecond)
+	takes(time.Microsecond, true, n-5, job.Succeeded)
+	takes(freshFor, true, 0, 0)
+	if left := b.of([]job.ID{{14: (n - 1) >> 8, 15: (n - 1) & 0xff}}); len(left) > 0 {
+		t.Errorf("after a second %v is kept", left)
+	}
+	b.add(all(3, job.Running, true), freshFor)
+	takes(freshFor, false, n, job.Running) // somebody listens
+	b.add(all(4, job.Running, false), freshFor)
+	takes(freshFor, true, n, job.Running) // somebody asked
+}
+
+// TestBehindMakesNoGarbage while jobs go through it.
+func TestBehindMakesNoGarbage(t *testing.T) {
+	b := newBehind()
+	entries := make([]cache.Entry, 100)
+	for i := range entries {
+		entries[i] = waitingEntry(byte(i), 1, job.Succeeded)
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		b.add(entries, 0)
+		b.take(100, 0, true)
+		b.landed()
+	}); n > 1 {
+		t.Errorf("%v allocations for 100 entries", n)
+	}
 }

@@ -28,6 +28,7 @@ type dispatcher struct {
 	mu      sync.Mutex
 	waiters []*waiter // the longest without an answer first
 	gen     uint64    // grows with each wake: a mark is the generation that set it
+	polled  bool      // the marks may be of a poll only: one request shows whether there is any work
 	ended   bool
 	bell    chan struct{}
 }
@@ -109,6 +110,14 @@ func (d *dispatcher) wake(queues []string) {
 	d.mark(func(_ *waiter, q string) bool { return slices.Contains(queues, q) })
 }
 
+// poll marks all waiters, though nothing is known of work.
+func (d *dispatcher) poll() {
+	d.mu.Lock()
+	d.polled = true
+	d.mu.Unlock()
+	d.wakeAll()
+}
+
 func (d *dispatcher) wakeAll() {
 	d.mark(func(*waiter, string) bool { return true })
 }
@@ -147,14 +156,17 @@ func (d *dispatcher) round() ([]try, uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var tries []try
-	alike := map[want]int{}
+	alike, most := map[want]int{}, roundAlike
+	if d.polled {
+		d.polled, most = false, 1
+	}
 	for _, w := range d.waiters {
 		i := slices.IndexFunc(w.marks, func(m uint64) bool { return m > 0 })
 		if i < 0 || w.flying {
 			continue
 		}
 		t := try{w: w, want: want{queue: w.queues[i], kinds: w.kindsKey}}
-		if alike[t.want]++; alike[t.want] > roundAlike {
+		if alike[t.want]++; alike[t.want] > most {
 			continue
 		}
 		w.marks[i], w.flying = 0, true
@@ -243,7 +255,7 @@ func (e *Engine) runDispatch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-poll.C:
-			d.wakeAll()
+			d.poll()
 		case <-d.bell:
 		}
 		for ctx.Err() == nil {

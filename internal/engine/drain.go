@@ -13,6 +13,7 @@ func (e *Engine) Drain() {
 	e.drain.Do(func() {
 		e.log.Info("draining: long polls are answered, settles and renewals go on")
 		close(e.draining)
+		ring(e.renewals.bell) // nobody gathers any more
 	})
 }
 

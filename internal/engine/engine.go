@@ -212,7 +212,7 @@ type Engine struct {
 	inserts  *batcher[ledger.Item, ledger.Inserted]
 	succeeds *batcher[ledger.Success, ledger.Succeeded]
 	settles  *batcher[held, Settled]
-	renewals *batcher[job.ID, renewal]
+	renewals *batcher[job.ID, ledger.Renewed]
 
 	sessions sessions
 	dispatch *dispatcher

@@ -10,14 +10,10 @@ import (
 	"github.com/errandhq/errand/ledger"
 )
 
-// maxHeld bounds the jobs that a worker may name in one Extend.
-const maxHeld = 20 * job.MaxBatch
-
-// renewal is what the ledger says of a session: where it stands and what it holds.
-type renewal struct {
-	state  ledger.SessionState
-	leases []ledger.Lease
-}
+const (
+	maxHeld        = 20 * job.MaxBatch      // jobs that a worker may name in one Extend
+	gatherRenewals = 500 * time.Millisecond // at most: so long a renewal waits for others
+)
 
 // Extend renews a session, which names all it holds, and tells it what has
 // changed: jobs whose cancellation was asked for, and jobs that it holds no
@@ -41,21 +37,35 @@ func (e *Engine) Extend(ctx context.Context, r ExtendRequest) (ExtendReply, erro
 	s.mu.Lock()
 	s.saw(r.Call)
 	s.mu.Unlock()
-	renewed, err := e.renewals.do(ctx, []job.ID{r.Session})
+	renewed, err := e.renew(ctx, s, &r)
 	if err != nil {
 		return ExtendReply{}, fmt.Errorf("extend: %w", err)
 	}
-	if st := renewed[0].state; st != ledger.SessionLive && st != ledger.SessionDraining {
+	if st := renewed[0].State; st != ledger.SessionLive && st != ledger.SessionDraining {
 		e.sessions.forget(r.Session)
 		return ExtendReply{}, job.ErrSessionLost
 	}
 	e.notes.put(r.Progress)
-	unnamed := s.unnamed(&r, renewed[0].leases)
+	unnamed := s.unnamed(&r, renewed[0].Held)
 	if err := e.giveBack(ctx, unnamed); err != nil {
 		return ExtendReply{}, fmt.Errorf("extend: give back: %w", err)
 	}
-	s.compare(&r, renewed[0].leases)
+	s.compare(&r, renewed[0].Held)
 	return e.awaitNews(ctx, s, &r), nil
+}
+
+// renew renews the session. A call that waits for news anyway waits for the renewals of
+// others, too: not if there are news, if the session was not renewed here within a third
+// of its time-to-live, or if the server stops.
+func (e *Engine) renew(ctx context.Context, s *session, r *ExtendRequest) ([]ledger.Renewed, error) {
+	var within time.Duration
+	s.mu.Lock()
+	hurry := s.news
+	if _, news := s.reply(false); !news && r.Wait > 0 && s.state == ledger.SessionLive && e.conf.Monotonic()-s.beatAt < e.conf.SessionTTL/3 && !e.isDraining() {
+		within = min(gatherRenewals, e.conf.SessionTTL/60, r.Wait)
+	}
+	s.mu.Unlock()
+	return e.renewals.doWithin(ctx, []job.ID{r.Session}, within, hurry)
 }
 
 func checkExtend(r *ExtendRequest) error {
@@ -83,70 +93,79 @@ func checkExtend(r *ExtendRequest) error {
 }
 
 // commitRenewals renews all sessions that wait for it and reads what they
-// hold, in one write and one read. A session renewed a moment ago is not written
-// again: a worker counts on a third of the time-to-live, of which that moment
+// hold, in one transaction. A session renewed a moment ago is not written
+// again, only read: a worker counts on a third of the time-to-live, of which that moment
 // is a small part.
-func (e *Engine) commitRenewals(ctx context.Context, ids []job.ID) ([]renewal, error) {
+func (e *Engine) commitRenewals(ctx context.Context, ids []job.ID) ([]ledger.Renewed, error) {
 	now, err := e.clock.now(ctx)
 	if err != nil {
 		return nil, err
 	}
-	unique := slices.Clone(ids)
-	slices.SortFunc(unique, func(a, b job.ID) int { return slices.Compare(a[:], b[:]) })
-	unique = slices.Compact(unique)
-	states, err := e.beat(ctx, now, unique)
-	if err != nil {
-		return nil, err
-	}
-	leases, err := e.ledger.Held(ctx, unique)
-	if err != nil {
-		return nil, err
-	}
-	of := make(map[job.ID]*renewal, len(unique))
-	for i, id := range unique {
-		of[id] = &renewal{state: states[i]}
-	}
-	for _, l := range leases {
-		if r := of[l.Session]; r != nil {
-			r.leases = append(r.leases, l)
+	of := make(map[job.ID]*ledger.Renewed, len(ids))
+	mono, lull := e.conf.Monotonic(), min(time.Second, e.conf.SessionTTL/10)
+	var due, fresh []job.ID
+	for _, id := range ids {
+		if of[id] != nil {
+			continue
+		}
+		of[id] = &ledger.Renewed{}
+		if s := e.sessions.get(id); s != nil {
+			of[id].State = s.freshState(mono, lull)
+		}
+		if of[id].State == ledger.SessionAbsent {
+			due = append(due, id)
+		} else {
+			fresh = append(fresh, id)
 		}
 	}
-	out := make([]renewal, len(ids))
+	if err := e.beat(ctx, now, mono, due, of); err != nil {
+		return nil, err
+	}
+	if err := e.readHeld(ctx, fresh, of); err != nil {
+		return nil, err
+	}
+	out := make([]ledger.Renewed, len(ids))
 	for i, id := range ids {
 		out[i] = *of[id]
 	}
 	return out, nil
 }
 
-// beat raises the counters of the sessions whose last beat is not of just now.
-func (e *Engine) beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger.SessionState, error) {
-	mono, lull := e.conf.Monotonic(), min(time.Second, e.conf.SessionTTL/10)
-	states := make([]ledger.SessionState, len(ids))
-	var due []int
-	for i, id := range ids {
-		if s := e.sessions.get(id); s != nil {
-			states[i] = s.freshState(mono, lull)
-		}
-		if states[i] == ledger.SessionAbsent {
-			due = append(due, i)
-		}
-	}
+// beat raises the counters of the sessions that are due.
+func (e *Engine) beat(ctx context.Context, now time.Time, mono time.Duration, due []job.ID, of map[job.ID]*ledger.Renewed) error {
 	if len(due) == 0 {
-		return states, nil
+		return nil
 	}
-	said, err := e.ledger.Beat(ctx, now, choose(ids, due))
+	found, err := e.ledger.Beat(ctx, now, due)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	for k, i := range due {
-		states[i] = said[k]
-		if s := e.sessions.get(ids[i]); s != nil {
+	for i, id := range due {
+		*of[id] = found[i]
+		if s := e.sessions.get(id); s != nil {
 			s.mu.Lock()
-			s.beatAt, s.state = mono, said[k]
+			s.beatAt, s.state = mono, found[i].State
 			s.mu.Unlock()
 		}
 	}
-	return states, nil
+	return nil
+}
+
+// readHeld reads what sessions hold whose last beat is of just now.
+func (e *Engine) readHeld(ctx context.Context, fresh []job.ID, of map[job.ID]*ledger.Renewed) error {
+	if len(fresh) == 0 {
+		return nil
+	}
+	leases, err := e.ledger.Held(ctx, fresh)
+	if err != nil {
+		return err
+	}
+	for _, l := range leases {
+		if r := of[l.Session]; r != nil {
+			r.Held = append(r.Held, l)
+		}
+	}
+	return nil
 }
 
 // freshState returns the state that a beat less than lull ago found, or

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -186,5 +187,137 @@ func TestStaleAndLargeNotesAreRefused(t *testing.T) {
 		_, err = w.Extend(w.ctx, engine.ExtendRequest{Session: s, Call: 3,
 			Progress: []engine.Progress{{ID: ids[0], Token: 1, Note: make([]byte, 2000)}}})
 		w.reason(err, job.ReasonTooLarge)
+	})
+}
+
+// patient extends in the background as an idle worker does.
+func (w *world) patient(s job.ID, call int64) <-chan error {
+	out := make(chan error, 1)
+	go func() {
+		_, err := w.Extend(context.WithoutCancel(w.ctx), engine.ExtendRequest{Session: s, Call: call, Wait: time.Second})
+		out <- err
+	}()
+	synctest.Wait()
+	return out
+}
+
+// TestRenewalsGather: those of idle workers that come within half a second are
+// one transaction.
+func TestRenewalsGather(t *testing.T) {
+	inWorld(t, engine.Config{}, func(w *world) {
+		var sessions []job.ID
+		for range 20 {
+			s := w.open()
+			w.extend(s, 1, nil)
+			sessions = append(sessions, s)
+		}
+		time.Sleep(5 * time.Second)
+		beats, looks := w.f.count("Beat"), w.f.count("Held")
+		var waiting []<-chan error
+		for _, s := range sessions {
+			waiting = append(waiting, w.patient(s, 2))
+			time.Sleep(20 * time.Millisecond)
+		}
+		if n := w.f.count("Beat") - beats; n != 0 {
+			t.Errorf("%d beats within 400 ms, want none yet", n)
+		}
+		time.Sleep(200 * time.Millisecond)
+		if n := w.f.count("Beat") - beats; n != 1 {
+			t.Errorf("%d beats for 20 renewals, want 1", n)
+		}
+		if n := w.f.count("Held") - looks; n > 1 { // one is the watch for cancellations
+			t.Errorf("%d looks at what is held beside it", n)
+		}
+		for _, c := range waiting {
+			w.ok(<-c)
+		}
+	})
+}
+
+// TestSomeRenewalsDoNotWait: the first, one that is late, and one that asks for an
+// answer at once, which those who gathered go with.
+func TestSomeRenewalsDoNotWait(t *testing.T) {
+	inWorld(t, engine.Config{}, func(w *world) {
+		a, b := w.open(), w.open()
+		goesAtOnce := func(s job.ID, call int64, what string) {
+			t.Helper()
+			before := w.f.count("Beat")
+			answer := w.patient(s, call)
+			if n := w.f.count("Beat") - before; n != 1 {
+				t.Errorf("%s: %d beats at once, want 1", what, n)
+			}
+			w.ok(<-answer)
+		}
+		goesAtOnce(a, 1, "the first")
+		time.Sleep(ttl / 3)
+		goesAtOnce(a, 2, "a late one")
+		time.Sleep(2 * time.Second)
+		before := w.f.count("Beat")
+		gathers := w.patient(a, 3)
+		if n := w.f.count("Beat") - before; n != 0 {
+			t.Errorf("%d beats, want it to wait", n)
+		}
+		w.extend(b, 1, nil)
+		synctest.Wait()
+		if n := w.f.count("Beat") - before; n != 1 {
+			t.Errorf("%d beats, want one for both", n)
+		}
+		w.ok(<-gathers)
+	})
+}
+
+// TestACancelDoesNotWaitForRenewalsToGather, nor does a server that drains.
+func TestACancelDoesNotWaitForRenewalsToGather(t *testing.T) {
+	inWorld(t, engine.Config{}, func(w *world) {
+		ids := w.put(1)
+		s := w.open()
+		jobs := w.lease(s, 1, 1)
+		w.extend(s, 2, jobs)
+		time.Sleep(2 * time.Second)
+		reply := w.hear(s, 3, jobs) // gathers
+		began := time.Now()
+		_, err := w.Cancel(w.ctx, ids)
+		w.ok(err)
+		if r := <-reply; len(r.Cancelled) != 1 || time.Since(began) > 0 {
+			t.Errorf("reply %+v after %s, want the cancellation at once", r, time.Since(began))
+		}
+		time.Sleep(2 * time.Second)
+		reply = w.hear(s, 4, jobs)
+		began = time.Now()
+		w.Drain()
+		if r := <-reply; !r.Draining || time.Since(began) > 0 {
+			t.Errorf("reply %+v after %s, want to hear of the drain at once", r, time.Since(began))
+		}
+	})
+}
+
+// TestAServerDiesWithRenewalsGathering: the workers hear of it and renew at
+// another server, long before their sessions end.
+func TestAServerDiesWithRenewalsGathering(t *testing.T) {
+	inWorld(t, engine.Config{}, func(w *world) {
+		second := start(t, w.f, engine.Config{})
+		defer func() { second.stop() }()
+		s := second.open()
+		second.extend(s, 1, nil)
+		time.Sleep(5 * time.Second)
+		answer := second.patient(s, 2)
+		second.stop()
+		second.stop = func() {}
+		w.reason(<-answer, job.ReasonShuttingDown)
+		w.ok(<-w.patient(s, 3))
+		time.Sleep(ttl - 5*time.Second)
+		w.extend(s, 4, nil) // it lives
+	})
+}
+
+// TestUpkeepRestsWhileThereIsNothingToDo.
+func TestUpkeepRestsWhileThereIsNothingToDo(t *testing.T) {
+	inWorld(t, engine.Config{}, func(w *world) {
+		time.Sleep(5 * time.Second)
+		before := w.f.count("Upkeep")
+		time.Sleep(time.Minute)
+		if n := w.f.count("Upkeep") - before; n < 5 || n > 7 {
+			t.Errorf("%d times in an idle minute, want 6", n)
+		}
 	})
 }

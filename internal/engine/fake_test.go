@@ -130,7 +130,11 @@ func (f *fake) Listen(ctx context.Context, _ func(string)) error {
 	return nil
 }
 
-func (f *fake) Upkeep(context.Context, time.Time, ledger.Keep) (ledger.Upkept, error) {
+func (f *fake) Upkeep(context.Context, time.Time, ledger.Keep) (_ ledger.Upkept, err error) {
+	if err := f.enter("Upkeep"); err != nil {
+		return ledger.Upkept{}, err
+	}
+	defer f.leave("Upkeep", &err)
 	return ledger.Upkept{}, nil
 }
 
@@ -321,7 +325,7 @@ func (f *fake) OpenSession(_ context.Context, s ledger.Session) (err error) {
 	return nil
 }
 
-func (f *fake) Beat(_ context.Context, _ time.Time, ids []job.ID) (out []ledger.SessionState, err error) {
+func (f *fake) Beat(_ context.Context, _ time.Time, ids []job.ID) (out []ledger.Renewed, err error) {
 	if err := f.enter("Beat"); err != nil {
 		return nil, err
 	}
@@ -329,11 +333,11 @@ func (f *fake) Beat(_ context.Context, _ time.Time, ids []job.ID) (out []ledger.
 	for _, id := range ids {
 		s := f.sessions[id]
 		if s == nil {
-			out = append(out, ledger.SessionAbsent)
+			out = append(out, ledger.Renewed{})
 			continue
 		}
 		s.Beat++
-		out = append(out, s.State)
+		out = append(out, ledger.Renewed{State: s.State, Held: f.leases(func(j *job.Job) bool { return j.Session == id })})
 	}
 	return out, nil
 }
@@ -369,13 +373,18 @@ func (f *fake) Held(_ context.Context, sessions []job.ID) (out []ledger.Lease, e
 		return nil, err
 	}
 	defer f.leave("Held", &err)
+	return f.leases(func(j *job.Job) bool {
+		return slices.Contains(sessions, j.Session) || len(sessions) == 0 && j.CancelRequested
+	}), nil
+}
+
+func (f *fake) leases(which func(*job.Job) bool) (out []ledger.Lease) {
 	for _, j := range f.jobs {
-		wanted := slices.Contains(sessions, j.Session) || len(sessions) == 0 && j.CancelRequested
-		if j.State == job.Running && wanted {
+		if j.State == job.Running && which(j) {
 			out = append(out, ledger.Lease{ID: j.ID, Session: j.Session, Token: j.Token, Call: j.Call, CancelRequested: j.CancelRequested})
 		}
 	}
-	return out, nil
+	return out
 }
 
 func (f *fake) SetPaused(_ context.Context, _ time.Time, queue string, paused bool) error {

@@ -178,11 +178,11 @@ func (e *Engine) OpenSession(ctx context.Context, s ledger.Session) (ttl time.Du
 	if err != nil {
 		return 0, err
 	}
-	states, err := e.ledger.Beat(ctx, now, []job.ID{s.ID})
+	found, err := e.ledger.Beat(ctx, now, []job.ID{s.ID})
 	if err != nil {
 		return 0, fmt.Errorf("open session: %w", err)
 	}
-	switch states[0] {
+	switch found[0].State {
 	case ledger.SessionLive:
 		return e.conf.SessionTTL, nil
 	case ledger.SessionAbsent:

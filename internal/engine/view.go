@@ -25,6 +25,8 @@ const (
 	breakAfter     = 3               // failures in a row, before the cache is left alone
 	breakFor       = 2 * time.Second // before it is tried again
 	writeBatch     = job.MaxBatch
+	gatherHeard    = 10 * time.Millisecond // at most, between two writes
+	gatherUnheard  = 50 * time.Millisecond
 	readChunk      = 32 // jobs read from the ledger at a time: they come with their payloads
 	farewellBudget = time.Second
 )
@@ -46,14 +48,14 @@ type view struct {
 	sample *sample
 	reads  *gobreaker.CircuitBreaker[[]cache.Entry]
 	writes *gobreaker.CircuitBreaker[struct{}]
-	linked atomic.Bool // what other processes tell comes in
+	line   *newsLine
 
 	hits, misses, shed, probed, drift atomic.Int64
 }
 
 func newView(e *Engine, c cache.Cache) *view {
 	return &view{
-		e: e, cache: c, queue: newBehind(), sample: newSample(e.conf.Rand),
+		e: e, cache: c, queue: newBehind(), sample: newSample(e.conf.Rand), line: newNewsLine(),
 		reads:  gobreaker.NewCircuitBreaker[[]cache.Entry](e.breaker("cache reads")),
 		writes: gobreaker.NewCircuitBreaker[struct{}](e.breaker("cache writes")),
 	}
@@ -132,7 +134,11 @@ func (v *view) write(entries []cache.Entry) {
 			v.sample.offer(entries[i].ID)
 		}
 	}
-	v.shed.Add(int64(v.queue.add(entries)))
+	v.enqueue(entries)
+}
+
+func (v *view) enqueue(entries []cache.Entry) {
+	v.shed.Add(int64(v.queue.add(entries, v.e.conf.Monotonic())))
 }
 
 func (v *view) ttl(e *cache.Entry) time.Duration {
@@ -258,29 +264,60 @@ func (e *Engine) readStates(ctx context.Context, ids []job.ID) (map[job.ID]cache
 	return out, nil
 }
 
-// runView writes behind: what has gathered in the queue, a batch at a time.
+// runView writes behind: what has gathered in the queue, a batch at a time. What
+// comes first to an idle queue is written at once; after a write more gathers, for
+// a time that such a write is worth.
 func (e *Engine) runView(ctx context.Context) {
 	v := e.view
 	if v.cache == nil {
 		return
 	}
 	for ctx.Err() == nil {
-		entries := v.queue.take(writeBatch)
+		began := e.conf.Monotonic()
+		entries, wait := v.queue.take(writeBatch, began, v.unheard())
 		switch {
 		case len(entries) == 0:
-			select {
-			case <-v.queue.bell:
-			case <-ctx.Done():
-			}
+			v.idle(ctx, wait)
 		case v.put(ctx, entries) != nil:
-			v.shed.Add(int64(v.queue.add(entries)))
+			v.enqueue(entries)
 			v.queue.landed()
 			pause(ctx, 100*time.Millisecond)
 		default:
 			v.queue.landed()
+			if len(entries) < writeBatch {
+				pause(ctx, v.gather(e.conf.Monotonic()-began))
+			}
 		}
 	}
 	v.farewell(ctx)
+}
+
+// unheard reports whether no other process follows what is told here: then nobody
+// misses a state that a job has left before it is written.
+func (v *view) unheard() bool { return v.cache.Shared() && !v.cache.Heard() }
+
+// gather is how long more gathers after a write that took so long: a large one costs less
+// for each entry, and who does not listen does not wait for it.
+func (v *view) gather(took time.Duration) time.Duration {
+	if v.unheard() {
+		return min(8*took, gatherUnheard)
+	}
+	return min(2*took, gatherHeard)
+}
+
+// idle waits for more to write, or until what waits is due, if it does.
+func (v *view) idle(ctx context.Context, wait time.Duration) {
+	var due <-chan time.Time
+	if wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		due = timer.C
+	}
+	select {
+	case <-v.queue.bell:
+	case <-due:
+	case <-ctx.Done():
+	}
 }
 
 // farewell writes what is left when the process ends, if that goes quickly.
@@ -288,7 +325,7 @@ func (v *view) farewell(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewellBudget)
 	defer cancel()
 	for {
-		entries := v.queue.take(writeBatch)
+		entries, _ := v.queue.take(writeBatch, v.e.conf.Monotonic(), false)
 		if len(entries) == 0 || v.put(ctx, entries) != nil {
 			return
 		}
@@ -299,11 +336,10 @@ func (v *view) farewell(ctx context.Context) {
 // since may be forgotten already, and they would be taken for the newest.
 func (v *view) put(ctx context.Context, entries []cache.Entry) error {
 	now := v.e.Now()
-	timely := make([]cache.Entry, 0, len(entries))
-	for _, e := range entries {
-		if now.Sub(e.At) < lateAfter {
-			timely = append(timely, e)
-		}
+	late := func(e cache.Entry) bool { return now.Sub(e.At) >= lateAfter }
+	timely := entries
+	if slices.ContainsFunc(entries, late) {
+		timely = slices.DeleteFunc(slices.Clone(entries), late)
 	}
 	v.shed.Add(int64(len(entries) - len(timely)))
 	if len(timely) == 0 {
@@ -315,39 +351,6 @@ func (v *view) put(ctx context.Context, entries []cache.Entry) error {
 		return struct{}{}, v.cache.Put(ctx, timely)
 	})
 	return err
-}
-
-// runNews hears by the cache what other processes have committed.
-func (e *Engine) runNews(ctx context.Context) {
-	if e.view.cache == nil {
-		return
-	}
-	defer e.view.linked.Store(false)
-	e.retry(ctx, "cache news", func(ctx context.Context, well func()) error {
-		err := e.view.cache.Watch(ctx, func(n cache.News) {
-			well()
-			e.view.linked.Store(true)
-			e.hear(n)
-		})
-		e.view.linked.Store(false)
-		return err
-	})
-}
-
-// hear passes news on to those who wait and watch here.
-func (e *Engine) hear(n cache.News) {
-	if n.Missed {
-		e.waits.lookNow()
-		e.watches.missed()
-	}
-	var done []job.ID
-	for i := range n.Entries {
-		if s := n.Entries[i].State; s.Final() || s == job.Deleted {
-			done = append(done, n.Entries[i].ID)
-		}
-	}
-	e.watches.tell(n.Entries)
-	e.waits.finished(done)
 }
 
 // away reports whether the cache is left alone at the moment.

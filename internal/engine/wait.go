@@ -24,6 +24,9 @@ type waits struct {
 	of  map[job.ID]map[*waitCall]bool
 	all int
 
+	joins int           // calls that ever joined
+	first chan struct{} // rings when a call joins
+
 	look   chan struct{} // rings when the ledger is to be looked at now
 	looked time.Duration // when it was last; zero: it is due
 }
@@ -32,7 +35,7 @@ type waits struct {
 type waitCall struct{ bell chan struct{} }
 
 func newWaits() *waits {
-	return &waits{of: map[job.ID]map[*waitCall]bool{}, look: make(chan struct{}, 1)}
+	return &waits{of: map[job.ID]map[*waitCall]bool{}, first: make(chan struct{}, 1), look: make(chan struct{}, 1)}
 }
 
 func (w *waits) join(c *waitCall, ids []job.ID) error {
@@ -42,8 +45,45 @@ func (w *waits) join(c *waitCall, ids []job.ID) error {
 		return job.Errorf(job.ResourceExhausted, "", "%d calls wait for %d jobs already: try again later", w.all, len(w.of))
 	}
 	w.all++
+	w.joins++
+	ring(w.first)
 	w.add(c, ids)
 	return nil
+}
+
+// company returns when a call is there, or reports false if ctx ended.
+func (w *waits) company(ctx context.Context) bool {
+	for ctx.Err() == nil {
+		if all, _ := w.calls(); all > 0 {
+			return true
+		}
+		select {
+		case <-w.first:
+		case <-ctx.Done():
+		}
+	}
+	return false
+}
+
+// lull returns when no call has been there from one look to the next, which are d apart.
+func (w *waits) lull(ctx context.Context, d time.Duration) {
+	for last := -1; pause(ctx, d); {
+		all, joins := w.calls()
+		switch {
+		case all > 0:
+			last = -1
+		case joins == last:
+			return
+		default:
+			last = joins
+		}
+	}
+}
+
+func (w *waits) calls() (all, joins int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.all, w.joins
 }
 
 func (w *waits) add(c *waitCall, ids []job.ID) {
@@ -171,7 +211,7 @@ func (w *waits) due(now time.Duration, linked bool) bool {
 // runWaits looks at all awaited jobs together, for those that ended elsewhere.
 func (e *Engine) runWaits(ctx context.Context) {
 	e.every(ctx, "wait", e.conf.PollInterval, e.waits.look, func(ctx context.Context) error {
-		if !e.waits.due(e.conf.Monotonic(), e.view.linked.Load()) {
+		if !e.waits.due(e.conf.Monotonic(), e.view.line.linked()) {
 			return nil
 		}
 		for ids := range slices.Chunk(e.waits.awaited(), job.MaxBatch) {

@@ -55,14 +55,14 @@ func newWatches() *watches {
 	return &watches{byID: map[job.ID]map[*watcher]bool{}, wide: map[*watcher]bool{}}
 }
 
-func (w *watches) join(f WatchFilter) (*watcher, error) {
+func (w *watches) join(f WatchFilter, bell chan struct{}) (*watcher, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if n := w.all.Load(); n >= maxWatches {
 		return nil, job.Errorf(job.ResourceExhausted, "", "%d calls watch already: try again later", n)
 	}
 	w.all.Add(1)
-	one := &watcher{filter: f, bell: make(chan struct{}, 1)}
+	one := &watcher{filter: f, bell: bell}
 	if len(f.IDs) == 0 {
 		w.wide[one] = true
 	}
@@ -182,16 +182,18 @@ func (e *Engine) Watch(ctx context.Context, f WatchFilter, each func(WatchEvent)
 			return job.Errorf(job.InvalidArgument, job.ReasonBadField, "jobs are watched by their ids, or by queue and kind, not both")
 		}
 	}
-	one, err := e.watches.join(f)
+	call := &waitCall{bell: make(chan struct{}, 1)}
+	if err := e.waits.join(call, f.IDs); err != nil {
+		return err
+	}
+	defer e.waits.leave(call, f.IDs)
+	e.awaitLine(ctx)
+	one, err := e.watches.join(f, call.bell)
 	if err != nil {
 		return err
 	}
 	defer e.watches.leave(one)
-	w := &watching{e: e, one: one, each: each, call: &waitCall{bell: one.bell}, seen: map[job.ID]seen{}}
-	if err := e.waits.join(w.call, f.IDs); err != nil {
-		return err
-	}
-	defer e.waits.leave(w.call, f.IDs)
+	w := &watching{e: e, one: one, each: each, call: call, seen: map[job.ID]seen{}}
 	return w.run(ctx)
 }
 

@@ -90,8 +90,8 @@ func (t *timed) Apply(ctx context.Context, now time.Time, pick ledger.Pick, fn f
 }
 
 // Beat implements ledger.Sessions.
-func (t *timed) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger.SessionState, error) {
-	return watch(t, opBeat, func() ([]ledger.SessionState, error) { return t.Ledger.Beat(ctx, now, ids) })
+func (t *timed) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger.Renewed, error) {
+	return watch(t, opBeat, func() ([]ledger.Renewed, error) { return t.Ledger.Beat(ctx, now, ids) })
 }
 
 // ListSessions implements ledger.Sessions.

@@ -72,10 +72,10 @@ func (f *fake) Apply(_ context.Context, _ time.Time, p ledger.Pick, _ func(*job.
 
 func (f *fake) Listen(ctx context.Context, _ func(string)) error { <-ctx.Done(); return nil }
 
-func (f *fake) Beat(_ context.Context, _ time.Time, ids []job.ID) ([]ledger.SessionState, error) {
-	out := make([]ledger.SessionState, len(ids))
+func (f *fake) Beat(_ context.Context, _ time.Time, ids []job.ID) ([]ledger.Renewed, error) {
+	out := make([]ledger.Renewed, len(ids))
 	for i := range out {
-		out[i] = ledger.SessionLive
+		out[i].State = ledger.SessionLive
 	}
 	return out, nil
 }

@@ -26,13 +26,13 @@ func (m *model) OpenSession(ctx context.Context, s ledger.Session) error {
 	return nil
 }
 
-func (m *model) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger.SessionState, error) {
+func (m *model) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger.Renewed, error) {
 	unlock, err := m.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	out := make([]ledger.SessionState, len(ids))
+	out := make([]ledger.Renewed, len(ids))
 	for i, id := range ids {
 		s, ok := m.sessions[id]
 		if !ok {
@@ -43,7 +43,7 @@ func (m *model) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger
 			s.BeatAt = now
 			m.sessions[id] = s
 		}
-		out[i] = s.State
+		out[i] = ledger.Renewed{State: s.State, Held: m.leases(func(j *job.Job) bool { return j.Session == id })}
 	}
 	return out, nil
 }
@@ -96,13 +96,16 @@ func (m *model) Held(ctx context.Context, sessions []job.ID) ([]ledger.Lease, er
 		return nil, err
 	}
 	defer unlock()
-	var out []ledger.Lease
-	for _, j := range m.where(func(j *job.Job) bool {
-		return j.State == job.Running && (slices.Contains(sessions, j.Session) || len(sessions) == 0 && j.CancelRequested)
-	}) {
+	return m.leases(func(j *job.Job) bool {
+		return slices.Contains(sessions, j.Session) || len(sessions) == 0 && j.CancelRequested
+	}), nil
+}
+
+func (m *model) leases(which func(*job.Job) bool) (out []ledger.Lease) {
+	for _, j := range m.where(func(j *job.Job) bool { return j.State == job.Running && which(j) }) {
 		out = append(out, ledger.Lease{ID: j.ID, Session: j.Session, Token: j.Token, Call: j.Call, CancelRequested: j.CancelRequested})
 	}
-	return out, nil
+	return out
 }
 
 func (m *model) SetPaused(ctx context.Context, _ time.Time, queue string, paused bool) error {

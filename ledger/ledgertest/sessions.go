@@ -60,8 +60,10 @@ func sessionBeat(w *world) {
 	got, err := w.l.Beat(w.ctx, w.now, ids)
 	w.ok(err)
 	want := []ledger.SessionState{ledger.SessionDead, ledger.SessionLive, ledger.SessionAbsent, ledger.SessionDraining, ledger.SessionDrained}
-	if !slices.Equal(got, want) {
-		w.Errorf("%v, want %v", got, want)
+	for i, s := range want {
+		if got[i].State != s || len(got[i].Held) > 0 {
+			w.Errorf("session %d: %+v, want %v, which holds nothing", i, got[i], s)
+		}
 	}
 	for id, beat := range map[job.ID]int64{live: 2, draining: 2, dead: 1, drained: 1} {
 		if s, _ := w.sessionOf(id); s.Beat != beat || beat == 2 && !s.BeatAt.Equal(w.now) {
@@ -152,6 +154,12 @@ func sessionHeld(w *world) {
 	if len(got) != 2 || got[ja[0].ID] != (ledger.Lease{ID: ja[0].ID, Session: a, Token: 1, Call: 7}) ||
 		got[ja[1].ID] != (ledger.Lease{ID: ja[1].ID, Session: a, Token: 1, Call: 7, CancelRequested: true}) {
 		w.Errorf("held by a: %+v", got)
+	}
+	beat, err := w.l.Beat(w.ctx, w.now, []job.ID{b, newID(), a})
+	w.ok(err)
+	if len(beat[0].Held) != 2 || len(beat[1].Held) != 0 || len(beat[2].Held) != 2 ||
+		!slices.Contains(beat[2].Held, got[ja[0].ID]) || !slices.Contains(beat[2].Held, got[ja[1].ID]) {
+		w.Errorf("held, by a beat: %+v", beat)
 	}
 	if got := held(a, b); len(got) != 4 {
 		w.Errorf("held by both: %+v", got)

@@ -265,6 +265,9 @@ func (l *Ledger) firstReady(ctx context.Context, now time.Time, keys []laneKey, 
 		queues[i], kinds[i], lanes[i] = k.queue, k.kind, int16(k.lane)
 	}
 	first := make([]int64, len(keys))
+	if slices.Equal(from, to) {
+		return first, nil // all has come to rest: the ranges are empty
+	}
 	err := l.inTx(ctx, "rescan", func(t *tx) error {
 		return t.end(ctx, step{
 			sql:  firstReadySQL,

@@ -41,14 +41,18 @@ func (l *Ledger) OpenSession(ctx context.Context, s ledger.Session) error {
 // nothing else locks a session's row against it, but a process may freeze inside one.
 const beatPatience = "500ms"
 
+// heldSQL is what sessions hold.
+const heldSQL = `SELECT id, session, token, coalesce(call, 0), cancel_requested FROM errand.job
+	WHERE state = 3 AND session = ANY ($1::uuid[])`
+
 // Beat implements ledger.Sessions. A claim is not in its way. Rows are locked in
 // the order of the ids; if one of them is not to be had the sessions are
 // answered as they are, and the next Beat raises their counters.
-func (l *Ledger) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger.SessionState, error) {
+func (l *Ledger) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger.Renewed, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	states := map[job.ID]ledger.SessionState{}
+	found := map[job.ID]*ledger.Renewed{}
 	raise := step{
 		sql: `UPDATE errand.session s SET beat = s.beat + 1, beat_at = $2 FROM
 				(SELECT id FROM errand.session WHERE id = ANY ($1::uuid[]) AND state IN (1, 2)
@@ -57,7 +61,7 @@ func (l *Ledger) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledge
 		args: []any{uuids(ids), now.UnixMicro()},
 	}
 	err := l.inTx(ctx, "beat", func(t *tx) error {
-		clear(states)
+		clear(found)
 		if _, err := t.patiently(ctx, beatPatience, func() error { return t.run(ctx, raise) }); err != nil {
 			return err
 		}
@@ -66,8 +70,18 @@ func (l *Ledger) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledge
 			args: []any{uuids(ids)},
 			scan: func(rows pgx.Rows) error {
 				r := rowReader{vals: rows.RawValues()}
-				id := r.uuid()
-				states[id] = ledger.SessionState(r.int2())
+				found[r.uuid()] = &ledger.Renewed{State: ledger.SessionState(r.int2())}
+				return r.err
+			},
+		}, step{
+			sql:  heldSQL,
+			args: []any{uuids(ids)},
+			scan: func(rows pgx.Rows) error {
+				r := rowReader{vals: rows.RawValues()}
+				h := ledger.Lease{ID: r.uuid(), Session: r.uuid(), Token: r.int8(), Call: r.int8(), CancelRequested: r.bool()}
+				if s := found[h.Session]; s != nil {
+					s.Held = append(s.Held, h)
+				}
 				return r.err
 			},
 		})
@@ -75,9 +89,11 @@ func (l *Ledger) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledge
 	if err != nil {
 		return nil, err
 	}
-	out := make([]ledger.SessionState, len(ids))
+	out := make([]ledger.Renewed, len(ids))
 	for i, id := range ids {
-		out[i] = states[id]
+		if s := found[id]; s != nil {
+			out[i] = *s
+		}
 	}
 	return out, nil
 }

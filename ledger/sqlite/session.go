@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/errandhq/errand/job"
@@ -24,13 +25,13 @@ func (l *Ledger) OpenSession(ctx context.Context, s ledger.Session) error {
 }
 
 // Beat implements ledger.Sessions.
-func (l *Ledger) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger.SessionState, error) {
+func (l *Ledger) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger.Renewed, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	var states []ledger.SessionState
+	var out []ledger.Renewed
 	err := l.w.do(ctx, "beat", len(ids), func(t *tx) error {
-		states = make([]ledger.SessionState, len(ids))
+		out = make([]ledger.Renewed, len(ids))
 		for i, id := range ids {
 			if _, err := t.exec("UPDATE session SET beat = beat + 1, beat_at = ? WHERE id = ? AND state IN (1, 2)",
 				coldsql.Micros(now), blobID(id)); err != nil {
@@ -40,14 +41,22 @@ func (l *Ledger) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledge
 			if _, err := t.get("SELECT state FROM session WHERE id = ?", []any{blobID(id)}, &state); err != nil {
 				return err
 			}
-			states[i] = ledger.SessionState(state)
+			out[i].State = ledger.SessionState(state)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return states, nil
+	leases, err := l.Held(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range leases {
+		one := &out[slices.Index(ids, h.Session)]
+		one.Held = append(one.Held, h)
+	}
+	return out, nil
 }
 
 // MoveSession implements ledger.Sessions.

@@ -39,7 +39,7 @@ const patience = 20 * time.Second
 func Run(t *testing.T, f Features, fresh func(t *testing.T) Space) {
 	for name, test := range map[string]func(*testing.T, Space){
 		"KeepsEveryField": keepsEveryField, "NewestWins": newestWins, "NewestWinsInOneBatch": newestWinsInOneBatch,
-		"NewestWinsAmongManyWriters": newestWinsAmongManyWriters, "TombstonesStay": tombstonesStay,
+		"NewestWinsAmongManyWriters": newestWinsAmongManyWriters, "TakesLargeBatches": largeBatches, "TombstonesStay": tombstonesStay,
 		"ForgetsInTime": forgetsInTime, "EveryKeyEnds": everyKeyEnds, "DropsWhateverTheVersion": drops,
 		"FlushBetweenTwoWriters": flushBetweenTwoWriters, "EndsWithItsContext": endsWithItsContext,
 	} {
@@ -57,6 +57,7 @@ func Run(t *testing.T, f Features, fresh func(t *testing.T) Space) {
 	})
 	if f.Shared {
 		t.Run("TellsOthersWhatIsNews", func(t *testing.T) { tellsOthers(t, fresh(t)) })
+		t.Run("KnowsWhetherItIsHeard", func(t *testing.T) { heard(t, fresh(t)) })
 	} else {
 		t.Run("TellsNobody", func(t *testing.T) { tellsNobody(t, fresh(t)) })
 	}
@@ -198,6 +199,22 @@ func newestWinsAmongManyWriters(t *testing.T, s Space) {
 	c := open(t, s)
 	for n := range jobs {
 		holds(t, c, n, versions, job.Running)
+	}
+}
+
+// largeBatches puts so many jobs at once that are alike in what spreads them.
+func largeBatches(t *testing.T, s Space) {
+	const jobs = 10_000
+	c := open(t, s)
+	batch, ids := make([]cache.Entry, jobs), make([]job.ID, jobs)
+	for n := range batch {
+		batch[n] = entry(n, 1, job.Ready)
+		binary.BigEndian.PutUint64(batch[n].ID[8:], uint64(n+1)<<16)
+		ids[n] = batch[n].ID
+	}
+	put(t, c, batch...)
+	if got, err := c.Get(t.Context(), ids); err != nil || len(got) != jobs {
+		t.Errorf("%d of %d held, %v", len(got), jobs, err)
 	}
 }
 
@@ -361,6 +378,42 @@ func tellsOthers(t *testing.T, s Space) {
 	if other.missed != 1 {
 		t.Errorf("told %d times that something was missed", other.missed)
 	}
+}
+
+// heard: a cache may believe that it is heard, but not for long that it is not.
+func heard(t *testing.T, s Space) {
+	writer, reader := open(t, s), open(t, s)
+	version := int64(0)
+	tell := func() bool {
+		version++
+		e := entry(0, version, job.Running)
+		e.Tell = true
+		put(t, writer, e)
+		return writer.Heard()
+	}
+	if !writer.Heard() {
+		t.Error("it knows already that nobody listens")
+	}
+	listen(t, writer) // to itself it does not count
+	if tell() {
+		t.Error("it is heard, though nobody else listens")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	stands, done := make(chan struct{}, 10), make(chan error, 1)
+	go func() { done <- reader.Watch(ctx, func(cache.News) { stands <- struct{}{} }) }()
+	<-stands
+	if !tell() {
+		t.Error("it is not heard, though another listens")
+	}
+	put(t, writer, entry(1, 1, job.Ready)) // not told: it shows nothing
+	if !writer.Heard() {
+		t.Error("what is not told shows that nobody listens")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Watch: %v", err)
+	}
+	until(t, "nobody listens any more", func() bool { return !tell() })
 }
 
 func tellsNobody(t *testing.T, s Space) {

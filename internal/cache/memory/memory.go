@@ -85,6 +85,9 @@ func (c *Cache) Watch(ctx context.Context, _ func(cache.News)) error {
 	return nil
 }
 
+// Heard implements cache.Cache.
+func (c *Cache) Heard() bool { return false }
+
 // Shared implements cache.Cache.
 func (c *Cache) Shared() bool { return false }
 

@@ -12,9 +12,12 @@ import (
 	_ "embed" // the script
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -25,6 +28,9 @@ import (
 // shards is the number of hash tags. It is part of every key: another number
 // would not find what was written under this one.
 const shards = 16
+
+// hangUpPatience bounds how long a Watch that has ended still waits for Redis.
+const hangUpPatience = 200 * time.Millisecond
 
 //go:embed put.lua
 var putText string
@@ -37,6 +43,9 @@ type Cache struct {
 	tags   [shards]string
 	news   string // the channel
 	origin string // names this Cache in the news that it tells
+
+	lines atomic.Int64 // of this Cache's own, on which it hears
+	alone atomic.Bool  // what was told last reached these only
 
 	mu     sync.Mutex
 	client rueidis.Client
@@ -111,6 +120,9 @@ func (c *Cache) connect(d *dial) {
 	close(d.done)
 }
 
+// Heard implements cache.Cache.
+func (c *Cache) Heard() bool { return !c.alone.Load() }
+
 // Shared implements cache.Cache.
 func (c *Cache) Shared() bool { return true }
 
@@ -131,7 +143,11 @@ func (c *Cache) Close() error {
 // shardOf spreads ids by their last byte: the first ones are the time.
 func shardOf(id job.ID) int { return int(id[len(id)-1]) % shards }
 
-func (c *Cache) key(id job.ID) string { return c.tags[shardOf(id)] + ":" + id.String() }
+func (c *Cache) key(id job.ID) string { return string(appendKey(nil, c.tags[shardOf(id)], id)) }
+
+func appendKey(b []byte, tag string, id job.ID) []byte {
+	return append(append(append(b, tag...), ':'), id.String()...)
+}
 
 // Put implements cache.Cache: one script call for each hash tag, all in one
 // flight.
@@ -140,11 +156,20 @@ func (c *Cache) Put(ctx context.Context, entries []cache.Entry) error {
 	if err != nil {
 		return err
 	}
+	var errs []error
+	for some := range slices.Chunk(entries, job.MaxBatch) { // Lua's stack holds the keys of a call
+		errs = append(errs, c.put(ctx, client, some))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Cache) put(ctx context.Context, client rueidis.Client, entries []cache.Entry) error {
 	var calls [shards]call
 	for i := range entries {
 		e := &entries[i]
 		if ms := e.TTL.Milliseconds(); ms > 0 {
-			if err := calls[shardOf(e.ID)].add(c.key(e.ID), e, ms); err != nil {
+			s := shardOf(e.ID)
+			if err := calls[s].add(c.tags[s], e, ms); err != nil {
 				return err
 			}
 		}
@@ -152,37 +177,61 @@ func (c *Cache) Put(ctx context.Context, entries []cache.Entry) error {
 	return c.run(ctx, client, calls[:])
 }
 
-// call is one run of the script.
+// call is one run of the script: of each entry a key, a value and a time-to-live, one
+// text behind the other.
 type call struct {
-	keys, args []string
-	gone       []string // keys of tombstones
+	text []byte
+	ends []int // of each key, value and time-to-live
+	gone []int // the keys of tombstones
 }
 
-func (c *call) add(key string, e *cache.Entry, ttl int64) error {
-	value, err := encode(e)
-	if err != nil {
+func (c *call) add(tag string, e *cache.Entry, ttl int64) (err error) {
+	if e.State == job.Deleted {
+		c.gone = append(c.gone, len(c.ends)/3)
+	}
+	end := func() { c.ends = append(c.ends, len(c.text)) }
+	c.text = appendKey(c.text, tag, e.ID)
+	end()
+	if c.text, err = appendValue(c.text, e); err != nil {
 		return err
 	}
-	tell := "0"
-	if e.Tell {
-		tell = "1"
+	end()
+	if !e.Tell {
+		ttl = -ttl
 	}
-	c.keys = append(c.keys, key)
-	c.args = append(c.args, value, strconv.FormatInt(ttl, 10), tell)
-	if e.State == job.Deleted {
-		c.gone = append(c.gone, key)
-	}
+	c.text = strconv.AppendInt(c.text, ttl, 10)
+	end()
 	return nil
 }
 
+// strings returns what the script is called with: they share one piece of memory.
+func (c *call) strings(args ...string) (keys, argv []string) {
+	text, begin := string(c.text), 0
+	keys, argv = make([]string, 0, len(c.ends)/3), append(make([]string, 0, len(args)+len(c.ends)*2/3), args...)
+	for i, end := range c.ends {
+		if s := text[begin:end]; i%3 == 0 {
+			keys = append(keys, s)
+		} else {
+			argv = append(argv, s)
+		}
+		begin = end
+	}
+	return keys, argv
+}
+
 func (c *Cache) run(ctx context.Context, client rueidis.Client, calls []call) error {
-	var todo []call
+	type run struct{ keys, args, gone []string }
+	var todo []run
 	var cmds rueidis.Commands
-	for _, one := range calls {
-		if len(one.keys) == 0 {
+	for i := range calls {
+		if len(calls[i].ends) == 0 {
 			continue
 		}
-		one.args = append([]string{c.news, c.origin}, one.args...)
+		var one run
+		one.keys, one.args = calls[i].strings(c.news, c.origin)
+		for _, k := range calls[i].gone {
+			one.gone = append(one.gone, one.keys[k])
+		}
 		todo = append(todo, one)
 		cmds = append(cmds, client.B().Evalsha().Sha1(scriptSHA).Numkeys(int64(len(one.keys))).Key(one.keys...).Arg(one.args...).Build())
 	}
@@ -191,9 +240,13 @@ func (c *Cache) run(ctx context.Context, client rueidis.Client, calls []call) er
 	}
 	var errs []error
 	for i, r := range client.DoMulti(ctx, cmds...) {
-		err := r.Error()
+		listeners, err := r.AsInt64()
 		if refusal, ok := rueidis.IsRedisErr(err); ok && refusal.IsNoScript() {
-			err = putScript.Exec(ctx, client, todo[i].keys, todo[i].args).Error()
+			listeners, err = putScript.Exec(ctx, client, todo[i].keys, todo[i].args).AsInt64()
+		}
+		if err == nil && listeners >= 0 {
+			// Of a cluster each node knows its own listeners only.
+			c.alone.Store(listeners <= c.lines.Load() && client.Mode() != rueidis.ClientModeCluster)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("redis: put: %w", err))
@@ -286,8 +339,13 @@ func (c *Cache) Watch(ctx context.Context, fn func(cache.News)) error {
 		defer one.Unlock()
 		fn(n)
 	}
+	var lines atomic.Int64 // it may be made again after a break
+	defer func() { c.lines.Add(-lines.Load()) }()
 	hooked := rueidis.WithOnSubscriptionHook(ctx, func(s rueidis.PubSubSubscription) {
 		if s.Kind == "subscribe" {
+			if lines.CompareAndSwap(0, 1) {
+				c.lines.Add(1)
+			}
 			tell(cache.News{Missed: true})
 		}
 	})
@@ -299,10 +357,19 @@ func (c *Cache) Watch(ctx context.Context, fn func(cache.News)) error {
 		tell(decodeNews(text))
 	})
 	if ctx.Err() != nil {
+		c.hangUp(client)
 		return nil
 	}
 	if err == nil {
 		err = errors.New("the subscription ended")
 	}
 	return fmt.Errorf("redis: watch: %w", err)
+}
+
+// hangUp ends the subscription, which outlives the call that made it. Of a server
+// that does not answer there is nothing to hear either.
+func (c *Cache) hangUp(client rueidis.Client) {
+	ctx, cancel := context.WithTimeout(context.Background(), hangUpPatience)
+	defer cancel()
+	_ = client.Do(ctx, client.B().Unsubscribe().Channel(c.news).Build()).Error()
 }

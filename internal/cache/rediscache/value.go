@@ -2,9 +2,11 @@ package rediscache
 
 import (
 	"crypto/sha1" //nolint:gosec // Redis names scripts by it
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,63 +23,104 @@ var scriptSHA = func() string {
 // headLen is the length of a value's head: version and time.
 const headLen = 40
 
-// body is a value behind its head. The names are stored.
-type body struct {
-	ID          job.ID    `json:"id"`
-	Queue       string    `json:"q"`
-	Kind        string    `json:"k"`
-	State       job.State `json:"s"`
-	Priority    int       `json:"p"`
-	Attempt     int       `json:"a"`
-	MaxAttempts int       `json:"m"`
-	Crashes     int       `json:"c,omitempty"`
-	RunAt       int64     `json:"r"` // microseconds
-	Reason      string    `json:"w,omitempty"`
-	Progress    []byte    `json:"n,omitempty"`
-	Token       int64     `json:"t"`
+// appendValue appends the value of an entry, in one line: its head, and the
+// rest as base64 of numbers and texts in the order below. The numbers are varints, and a text
+// follows its length.
+func appendValue(to []byte, e *cache.Entry) ([]byte, error) {
+	at := e.At.UnixMicro()
+	if e.Version < 0 || at < 0 {
+		return nil, fmt.Errorf("redis: job %s has version %d at %s", e.ID, e.Version, e.At)
+	}
+	to = appendDigits(appendDigits(to, e.Version), at)
+	var runAt int64 // microseconds
+	if !e.RunAt.IsZero() {
+		runAt = e.RunAt.UnixMicro()
+	}
+	var room [256]byte // of most entries
+	b := append(room[:0], e.ID[:]...)
+	for _, n := range [...]int64{
+		int64(e.State), int64(e.Priority), int64(e.Attempt), int64(e.MaxAttempts), int64(e.Crashes), runAt, e.Token,
+	} {
+		b = binary.AppendVarint(b, n)
+	}
+	b = appendText(appendText(appendText(b, e.Queue), e.Kind), e.Reason)
+	b = append(b, e.Progress...) // up to the end
+	return base64.RawStdEncoding.AppendEncode(to, b), nil
 }
 
-// encode makes the value of an entry, in one line.
-func encode(e *cache.Entry) (string, error) {
-	if e.Version < 0 || e.At.UnixMicro() < 0 {
-		return "", fmt.Errorf("redis: job %s has version %d at %s", e.ID, e.Version, e.At)
-	}
-	b := body{
-		ID: e.ID, Queue: e.Queue, Kind: e.Kind, State: e.State, Priority: e.Priority,
-		Attempt: e.Attempt, MaxAttempts: e.MaxAttempts, Crashes: e.Crashes,
-		Reason: e.Reason, Progress: e.Progress, Token: e.Token,
-	}
-	if !e.RunAt.IsZero() {
-		b.RunAt = e.RunAt.UnixMicro()
-	}
-	text, err := json.Marshal(&b)
-	if err != nil {
-		return "", fmt.Errorf("redis: encode job %s: %w", e.ID, err)
-	}
-	return fmt.Sprintf("%020d%020d%s", e.Version, e.At.UnixMicro(), text), nil
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// appendDigits appends n, which is not negative, in the 20 digits that texts of
+// equal length are compared by.
+func appendDigits(b []byte, n int64) []byte {
+	const zeros = "00000000000000000000"
+	var room [len(zeros)]byte
+	digits := strconv.AppendInt(room[:0], n, 10)
+	return append(append(b, zeros[len(digits):]...), digits...)
 }
 
 // decode reads a value, and reports whether it is one.
 func decode(value string) (cache.Entry, bool) {
-	var b body
-	if len(value) < headLen || json.Unmarshal([]byte(value[headLen:]), &b) != nil {
+	if len(value) < headLen {
 		return cache.Entry{}, false
 	}
 	version, ok1 := digits(value[:headLen/2])
 	at, ok2 := digits(value[headLen/2 : headLen])
-	if !ok1 || !ok2 || b.ID.IsZero() || b.State < job.Scheduled || b.State > job.Deleted {
+	body, err := base64.RawStdEncoding.DecodeString(value[headLen:])
+	if !ok1 || !ok2 || err != nil || len(body) < len(job.ID{}) {
 		return cache.Entry{}, false
 	}
-	e := cache.Entry{
-		ID: b.ID, Queue: b.Queue, Kind: b.Kind, State: b.State, Priority: b.Priority,
-		Attempt: b.Attempt, MaxAttempts: b.MaxAttempts, Crashes: b.Crashes,
-		Reason: b.Reason, Progress: b.Progress, Token: b.Token,
-		Version: version, At: time.UnixMicro(at).UTC(),
+	e := cache.Entry{ID: job.ID(body[:len(job.ID{})]), Version: version, At: time.UnixMicro(at).UTC()}
+	r := reader{rest: body[len(e.ID):]}
+	e.State = job.State(r.number())
+	e.Priority, e.Attempt, e.MaxAttempts, e.Crashes = int(r.number()), int(r.number()), int(r.number()), int(r.number())
+	if runAt := r.number(); runAt != 0 {
+		e.RunAt = time.UnixMicro(runAt).UTC()
 	}
-	if b.RunAt != 0 {
-		e.RunAt = time.UnixMicro(b.RunAt).UTC()
+	e.Token = r.number()
+	e.Queue, e.Kind, e.Reason = r.text(), r.text(), r.text()
+	if len(r.rest) > 0 {
+		e.Progress = r.rest
+	}
+	if r.short || e.ID.IsZero() || e.State < job.Scheduled || e.State > job.Deleted {
+		return cache.Entry{}, false
 	}
 	return e, true
+}
+
+// reader takes a body apart. Once it is short, everything that it reads is zero.
+type reader struct {
+	rest  []byte
+	short bool
+}
+
+func (r *reader) number() int64 {
+	n, length := binary.Varint(r.rest)
+	r.skip(length)
+	return n
+}
+
+func (r *reader) text() string {
+	n, length := binary.Uvarint(r.rest)
+	r.skip(length)
+	if n > uint64(len(r.rest)) {
+		r.skip(0)
+		return ""
+	}
+	s := string(r.rest[:n])
+	r.rest = r.rest[n:]
+	return s
+}
+
+// skip passes over what a number took, or gives up if it was none.
+func (r *reader) skip(length int) {
+	if length <= 0 {
+		r.rest, r.short = nil, true
+		return
+	}
+	r.rest = r.rest[length:]
 }
 
 // digits reads a number that has no sign.
