@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/errandhq/errand/broker"
 	"github.com/errandhq/errand/broker/brokertest"
 	"github.com/errandhq/errand/internal/engine"
 	"github.com/errandhq/errand/job"
@@ -67,10 +66,10 @@ var sources = map[string]func(w *world, s job.ID) (cause func()){
 		return func() { w.ok(w.settle(s, first[0], job.Discard).Err) }
 	},
 	"route": func(w *world, _ job.ID) func() {
-		w.ok(w.SetRoute(w.ctx, "default", engine.DirectRoute))
-		time.Sleep(5 * time.Second) // it is followed
-		w.f.put(item(w.id()).Job)
-		return func() { w.ok(w.SetRoute(w.ctx, "default", "kafka")) }
+		return func() {
+			w.f.put(item(w.id()).Job)
+			w.ok(w.SetRoute(w.ctx, "default", "rabbitmq"))
+		}
 	},
 }
 
@@ -106,9 +105,9 @@ func TestDryQueueIsAskedAtTheNextWakeAndNotBefore(t *testing.T) {
 	for name, source := range sources {
 		t.Run(name, func(t *testing.T) {
 			c := engine.Config{PollInterval: time.Hour, SessionTTL: 5 * time.Second}
-			c.Brokers = map[string]broker.Broker{"kafka": brokertest.NewMemory(30 * time.Second)}
-			c.DefaultRoute = engine.DirectRoute
-			inWorld(t, c, func(w *world) {
+			inCarriedWorldOf(t, straight, c, func(w *world, _ *brokertest.Memory) {
+				w.ok(w.SetRoute(w.ctx, "default", engine.DirectRoute))
+				time.Sleep(5 * time.Second) // it is followed
 				s := w.open()
 				cause := source(w, s)
 				w.lease(s, 8, 10) // finds nothing, or nothing more
