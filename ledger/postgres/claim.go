@@ -154,7 +154,8 @@ func (t *tx) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) (ans
 	}
 	answers = make([]ledger.Claimed, len(reqs))
 	for i, w := range work {
-		if answers[i].Jobs = w.jobs; !seed.live[w.Session] {
+		answers[i].Jobs, answers[i].More = w.jobs, w.full || w.bytes <= 0 || len(w.Refs) == 0 && w.wantsMore()
+		if !seed.live[w.Session] {
 			answers[i].Err = job.ErrSessionLost
 		}
 	}
