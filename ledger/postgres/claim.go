@@ -112,9 +112,18 @@ func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 	if len(reqs) == 0 {
 		return nil, nil
 	}
-	if err := l.rescanLanes(ctx, now, l.markedLanes(headsOf(reqs))); err != nil {
-		return nil, err
+	rescanned := l.rescanBeside(ctx, now, l.markedLanes(headsOf(reqs)))
+	answers, err := l.claim(ctx, now, reqs)
+	if err != nil || slices.ContainsFunc(answers, func(a ledger.Claimed) bool { return len(a.Jobs) > 0 }) {
+		return answers, err
 	}
+	if back, err := rescanned(); err != nil || !back {
+		return answers, err
+	}
+	return l.claim(ctx, now, reqs)
+}
+
+func (l *Ledger) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) ([]ledger.Claimed, error) {
 	var answers []ledger.Claimed
 	err := l.inTx(ctx, "claim", func(t *tx) (err error) {
 		answers, err = t.claim(ctx, now, reqs)
