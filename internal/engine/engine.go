@@ -230,6 +230,7 @@ type Engine struct {
 	watches  *watches
 	stats    *stats // nil: not wanted
 	signals  *signals
+	told     told
 
 	draining chan struct{} // closed by Drain
 	stopped  chan struct{} // closed when Run ends

@@ -60,7 +60,7 @@ type mark struct {
 type marks struct {
 	mu      sync.Mutex
 	lanes   map[laneKey]*mark
-	bulky   map[string]bool // queues whose last claim had payloads of which a batch may not hold its number
+	claimed map[string]claimedLast // by queue
 	settled int64           // everything up to it has come to rest
 	samples []sample        // older than that, oldest first
 	sampled time.Time
@@ -74,7 +74,15 @@ type sample struct {
 	writers []string
 }
 
-func newMarks() *marks { return &marks{lanes: map[laneKey]*mark{}, bulky: map[string]bool{}} }
+// claimedLast is what is remembered of a queue's last claim that got jobs.
+type claimedLast struct {
+	jobs  int
+	bulky bool // its payloads were such that a batch may not hold its number of them
+}
+
+func newMarks() *marks {
+	return &marks{lanes: map[laneKey]*mark{}, claimed: map[string]claimedLast{}}
+}
 
 // start returns where a claim of the lane starts, and the mark's generation.
 func (m *marks) start(k laneKey) (low, gen int64) {
@@ -107,18 +115,20 @@ func (m *marks) advance(k laneKey, gen, seq int64) {
 	}
 }
 
-func (m *marks) isBulky(queue string) bool {
+func (m *marks) lastClaimed(queue string) (jobs int, bulky bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.bulky[queue]
+	c := m.claimed[queue]
+	return c.jobs, c.bulky
 }
 
-func (m *marks) setBulky(queue string, bulky bool) {
+func (m *marks) setClaimed(queue string, jobs int, bulky bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if delete(m.bulky, queue); bulky {
-		m.bulky[queue] = true
+	if len(m.claimed) >= maxMarks {
+		clear(m.claimed)
 	}
+	m.claimed[queue] = claimedLast{jobs, bulky}
 }
 
 // retreat pulls the marks back to where claims began that did not commit.

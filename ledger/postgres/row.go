@@ -313,7 +313,7 @@ func (r *rowReader) json(v any) {
 }
 
 // job reads coldsql.Columns.
-func (r *rowReader) job() (j job.Job) {
+func (r *rowReader) job(j *job.Job) {
 	j.ID, j.Queue, j.Kind = r.uuid(), r.str(), r.str()
 	j.State, j.Priority, j.Lane, j.Seq = job.State(r.int2()), int(r.int2()), job.Lane(r.int2()), r.int8()
 	j.RunAt, j.CreatedAt, j.ExpiresAt, j.LeasedAt, j.DoneAt = r.time(), r.time(), r.time(), r.time(), r.time()
@@ -330,22 +330,23 @@ func (r *rowReader) job() (j job.Job) {
 	j.Trace = r.str()
 	j.Payload, j.Result, j.Progress = r.blob(), r.blob(), r.blob()
 	r.json(&j.Errors)
-	r.str() // last_error is in errors
-	return j
+	r.next(0) // last_error is in errors
 }
 
-// scanJob reads the row's job after skip leading columns.
-func scanJob(rows pgx.Rows, skip int) (job.Job, error) {
+// scanJob reads the row's job after skip leading columns into a new place at the end
+// of jobs: they are large to move.
+func scanJob(jobs []job.Job, rows pgx.Rows, skip int) ([]job.Job, error) {
 	vals := rows.RawValues()
 	if len(vals) < skip {
-		return job.Job{}, errShape
+		return jobs, errShape
 	}
 	r := rowReader{vals: vals[skip:]}
-	j := r.job()
-	if r.err != nil {
-		return j, fmt.Errorf("job %s: %w", j.ID, r.err)
+	jobs = append(jobs, job.Job{})
+	j := &jobs[len(jobs)-1]
+	if r.job(j); r.err != nil {
+		return jobs, fmt.Errorf("job %s: %w", j.ID, r.err)
 	}
-	return j, nil
+	return jobs, nil
 }
 
 // uuids turns ids into an argument of type uuid[].
