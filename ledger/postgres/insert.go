@@ -128,11 +128,10 @@ func nearElsewhere(jobs []*job.Job) step {
 	if len(jobs) <= fewItems || made(last)-made(first) > nearInTime {
 		return knownElsewhere(jobs)
 	}
-	return step{
-		sql:  "SELECT 1 / CASE WHEN EXISTS (SELECT FROM errand.dead WHERE id BETWEEN $1 AND $2) THEN 0 ELSE 1 END",
-		args: []any{uuidArg(first), uuidArg(last)},
-	}
+	return step{sql: nearSQL, args: []any{uuidArg(first), uuidArg(last)}}
 }
+
+const nearSQL = "SELECT 1 / CASE WHEN EXISTS (SELECT FROM errand.dead WHERE id BETWEEN $1 AND $2) THEN 0 ELSE 1 END"
 
 // lockWritingStep takes the lock that a transaction holds that draws numbers.
 var lockWritingStep = step{sql: "SELECT pg_advisory_xact_lock_shared($1, $2)", args: []any{lockClass, lockWriting}}

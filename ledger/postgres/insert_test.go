@@ -2,11 +2,13 @@ package postgres
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
 )
 
 // A field of a job is stored with an untouched one, or makes it touched.
@@ -33,6 +35,39 @@ func TestUntouchedColumnsHoldAllOfAnUntouchedJob(t *testing.T) {
 		}
 		if name := fields.Field(i).Name; isUntouched(&j) != stored[name] {
 			t.Errorf("with %s set a job is untouched: %t", name, !stored[name])
+		}
+	}
+}
+
+// A batch of many ids finds a dead letter that is one of them, and is stored beside one
+// that only lies between them.
+func TestManyIDsAroundADeadLetter(t *testing.T) {
+	l := open(t)
+	for name, known := range map[string]bool{"one of them": true, "another": false} {
+		items := batch(fewItems+10, "q", "k")
+		dead := items[fewItems/2:][:1]
+		if !known {
+			items = slices.Delete(slices.Clone(items), fewItems/2, fewItems/2+1)
+		}
+		insert(t, l, dead)
+		if _, err := l.Apply(t.Context(), now(), ledger.Pick{IDs: []job.ID{dead[0].Job.ID}}, func(j *job.Job) error {
+			j.State, j.DoneAt = job.Dead, now()
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		answers, err := l.Insert(t.Context(), now(), items)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for i, a := range answers {
+			want := ledger.Inserted{Outcome: ledger.InsertedNew, Holder: items[i].Job.ID, State: job.Ready}
+			if items[i].Job.ID == dead[0].Job.ID {
+				want.Outcome, want.State = ledger.Duplicate, job.Dead
+			}
+			if a != want {
+				t.Errorf("%s: item %d: %+v, want %+v", name, i, a, want)
+			}
 		}
 	}
 }

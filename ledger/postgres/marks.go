@@ -61,8 +61,8 @@ type marks struct {
 	mu      sync.Mutex
 	lanes   map[laneKey]*mark
 	claimed map[string]claimedLast // by queue
-	settled int64           // everything up to it has come to rest
-	samples []sample        // older than that, oldest first
+	settled int64                  // everything up to it has come to rest
+	samples []sample               // older than that, oldest first
 	sampled time.Time
 
 	rescan sync.Mutex // held by the one that rescans
