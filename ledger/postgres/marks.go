@@ -96,7 +96,7 @@ func (m *marks) start(k laneKey) (low, gen int64) {
 	}
 	if len(m.lanes) >= maxMarks {
 		clear(m.lanes)
-		clear(m.bulky)
+		clear(m.claimed)
 	}
 	m.lanes[k] = &mark{}
 	return 0, 0
@@ -125,9 +125,6 @@ func (m *marks) lastClaimed(queue string) (jobs int, bulky bool) {
 func (m *marks) setClaimed(queue string, jobs int, bulky bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.claimed) >= maxMarks {
-		clear(m.claimed)
-	}
 	m.claimed[queue] = claimedLast{jobs, bulky}
 }
 
