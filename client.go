@@ -101,27 +101,27 @@ func (c *Client) EnqueueBatch(ctx context.Context, ps []EnqueueParams) ([]Enqueu
 
 // enqueue is EnqueueBatch without its span.
 func (c *Client) enqueue(ctx context.Context, ps []EnqueueParams) ([]EnqueueResult, error) {
-	ps = append([]EnqueueParams(nil), ps...)
 	ids, fresh := make([]ID, len(ps)), make([]bool, len(ps))
+	parent, state := TraceFrom(ctx)
 	for i := range ps {
-		if ps[i].ID.IsZero() {
-			ps[i].ID, fresh[i] = NewID(), true
+		if ids[i] = ps[i].ID; ids[i].IsZero() {
+			ids[i], fresh[i] = NewID(), true
 		}
-		if ps[i].TraceParent == "" {
-			ps[i].TraceParent, ps[i].TraceState = TraceFrom(ctx)
-		}
-		ids[i] = ps[i].ID
 	}
 	var resp *errandv1.EnqueueResponse
 	unknown, err := c.retry(ctx, func(ctx context.Context, try int) error {
 		// Made anew for each try: an engine in this process may still read the
 		// request of one that was cut short.
-		req := &errandv1.EnqueueRequest{Items: make([]*errandv1.EnqueueItem, len(ps))}
+		req, items := &errandv1.EnqueueRequest{Items: make([]*errandv1.EnqueueItem, len(ps))}, make([]errandv1.EnqueueItem, len(ps))
 		for i := range ps {
-			it, err := ps[i].item(fresh[i] && try == 0)
-			if err != nil {
+			it := &items[i]
+			if it.TraceParent, it.TraceState = ps[i].TraceParent, ps[i].TraceState; it.TraceParent == "" {
+				it.TraceParent, it.TraceState = parent, state
+			}
+			if err := ps[i].item(it); err != nil {
 				return fmt.Errorf("item %d: %w", i, err)
 			}
+			it.Id, it.FirstTry = ids[i].String(), fresh[i] && try == 0
 			req.Items[i] = it
 		}
 		var err error

@@ -47,19 +47,16 @@ func NewParams(kind string, payload []byte, opts ...EnqueueOption) EnqueueParams
 	return p
 }
 
-// item makes the wire form. The id must have been set; first says that it was
-// made just now, so that no server can know it.
-func (p *EnqueueParams) item(first bool) (*errandv1.EnqueueItem, error) {
-	if err := p.checkText(); err != nil {
-		return nil, err
+// item sets the wire form, but for the id and who made it; the trace is there.
+func (p *EnqueueParams) item(it *errandv1.EnqueueItem) error {
+	if err := p.checkText(it.TraceParent); err != nil {
+		return err
 	}
-	it := &errandv1.EnqueueItem{
-		Id: p.ID.String(), Kind: p.Kind, Queue: p.Queue, Payload: p.Payload, ContentType: p.ContentType,
-		MaxAttempts: clampInt32(p.MaxAttempts), Tags: p.Tags, UniqueKey: p.UniqueKey,
-		IdempotencyKey: p.IdempotencyKey, TraceParent: p.TraceParent, TraceState: wireTraceState(p.TraceState), FirstTry: first,
-		Delay: wireDuration(p.Delay), RunAt: wireTime(p.RunAt), Timeout: wireDuration(p.Timeout),
-		ExpiresIn: wireDuration(p.ExpiresIn), ExpiresAt: wireTime(p.ExpiresAt), UniqueFor: wireDuration(p.UniqueFor),
-	}
+	it.Kind, it.Queue, it.Payload, it.ContentType = p.Kind, p.Queue, p.Payload, p.ContentType
+	it.MaxAttempts, it.Tags, it.TraceState = clampInt32(p.MaxAttempts), p.Tags, wireTraceState(it.TraceState)
+	it.UniqueKey, it.IdempotencyKey = p.UniqueKey, p.IdempotencyKey
+	it.Delay, it.RunAt, it.Timeout = wireDuration(p.Delay), wireTime(p.RunAt), wireDuration(p.Timeout)
+	it.ExpiresIn, it.ExpiresAt, it.UniqueFor = wireDuration(p.ExpiresIn), wireTime(p.ExpiresAt), wireDuration(p.UniqueFor)
 	if p.Priority != nil {
 		n := clampInt32(*p.Priority)
 		it.Priority = &n
@@ -77,7 +74,7 @@ func (p *EnqueueParams) item(first bool) (*errandv1.EnqueueItem, error) {
 	case Window:
 		it.UniqueMode = errandv1.UniqueMode_UNIQUE_MODE_WINDOW
 	default:
-		return nil, badField("unique mode %.64q is not one of while_queued, until_done, window", string(mode))
+		return badField("unique mode %.64q is not one of while_queued, until_done, window", string(mode))
 	}
 	switch p.OnConflict {
 	case "", SkipConflict:
@@ -85,17 +82,17 @@ func (p *EnqueueParams) item(first bool) (*errandv1.EnqueueItem, error) {
 	case RejectConflict:
 		it.OnConflict = errandv1.OnConflict_ON_CONFLICT_REJECT
 	default:
-		return nil, badField("on_conflict %.64q is not one of skip, reject", string(p.OnConflict))
+		return badField("on_conflict %.64q is not one of skip, reject", string(p.OnConflict))
 	}
-	return it, nil
+	return nil
 }
 
 // checkText refuses what the wire cannot carry, with a better error than the
 // encoder's. All other bounds are the server's to check.
-func (p *EnqueueParams) checkText() error {
+func (p *EnqueueParams) checkText(trace string) error {
 	for _, f := range [...]struct{ name, text string }{
 		{"kind", p.Kind}, {"queue", p.Queue}, {"content_type", p.ContentType}, {"unique_key", p.UniqueKey},
-		{"idempotency_key", p.IdempotencyKey}, {"trace_parent", p.TraceParent}, {"tag", strings.Join(p.Tags, " ")},
+		{"idempotency_key", p.IdempotencyKey}, {"trace_parent", trace}, {"tag", strings.Join(p.Tags, " ")},
 	} {
 		if !utf8.ValidString(f.text) {
 			return badField("%s is not valid UTF-8", f.name)

@@ -44,7 +44,7 @@ type sqlOptions struct {
 // and payload. An id is in it only if p has one, so that the function need not
 // look for it in the archive.
 func (p EnqueueParams) SQLOptions() (string, error) {
-	if err := p.checkText(); err != nil {
+	if err := p.checkText(p.TraceParent); err != nil {
 		return "", err
 	}
 	o := sqlOptions{

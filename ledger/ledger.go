@@ -231,6 +231,9 @@ type Headed struct {
 // Claimed is the answer to a Claim.
 type Claimed struct {
 	Jobs []job.Job
+	// More says that there may be more of what was asked for, though Jobs are fewer
+	// than Max: the next did not fit, or others held what came first.
+	More bool
 	Err  error
 }
 

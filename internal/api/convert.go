@@ -55,8 +55,14 @@ func encodeID(id job.ID) string {
 // encodeJob does not copy payload, result and progress: they belong to whoever
 // read the job, and a reply is not changed after it was made.
 func encodeJob(j *job.Job) *errandv1.Job {
+	m := new(errandv1.Job)
+	encodeJobInto(m, j)
+	return m
+}
+
+func encodeJobInto(m *errandv1.Job, j *job.Job) {
 	parent, state := job.SplitTrace(j.Trace)
-	m := &errandv1.Job{
+	*m = errandv1.Job{
 		Id: j.ID.String(), Queue: j.Queue, Kind: j.Kind, State: encodeState(j.State),
 		Payload: j.Payload, ContentType: j.ContentType, Priority: int32(j.Priority),
 		Attempt: int32(j.Attempt), MaxAttempts: int32(j.MaxAttempts),
@@ -72,7 +78,6 @@ func encodeJob(j *job.Job) *errandv1.Job {
 	for i := range j.Errors {
 		m.Errors = append(m.Errors, encodeFailure(&j.Errors[i]))
 	}
-	return m
 }
 
 func encodeFailure(f *job.Failure) *errandv1.JobError {
@@ -83,9 +88,10 @@ func encodeFailure(f *job.Failure) *errandv1.JobError {
 }
 
 func encodeJobs(jobs []job.Job) []*errandv1.Job {
-	out := make([]*errandv1.Job, len(jobs))
+	out, room := make([]*errandv1.Job, len(jobs)), make([]errandv1.Job, len(jobs))
 	for i := range jobs {
-		out[i] = encodeJob(&jobs[i])
+		out[i] = &room[i]
+		encodeJobInto(out[i], &jobs[i])
 	}
 	return out
 }

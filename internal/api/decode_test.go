@@ -33,8 +33,8 @@ func newID(t testing.TB) string {
 // decode is what becomes of an item before it is stored: this package's checks,
 // then those that the engine makes of the job.
 func decode(m *errandv1.EnqueueItem) (engine.Item, error) {
-	it, err := decodeItem("items[0]", m, testNow)
-	if err != nil {
+	var it engine.Item
+	if err := decodeItem(&it, "items[0]", m, testNow); err != nil {
 		return it, err
 	}
 	j := it.Job

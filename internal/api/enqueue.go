@@ -30,12 +30,11 @@ func (s *Service) Enqueue(ctx context.Context, r *errandv1.EnqueueRequest) (*err
 	if err != nil {
 		return nil, s.fail(ctx, "Enqueue", err)
 	}
-	out := make([]*errandv1.EnqueueResult, len(answers))
+	out, results := make([]*errandv1.EnqueueResult, len(answers)), make([]errandv1.EnqueueResult, len(answers))
 	for i, a := range answers {
-		out[i] = &errandv1.EnqueueResult{
-			Id: encodeID(a.ID), State: encodeState(a.State), Duplicate: a.Duplicate,
-			Problem: s.problem(ctx, "Enqueue", a.Err),
-		}
+		out[i] = &results[i]
+		out[i].Id, out[i].State, out[i].Duplicate = encodeID(a.ID), encodeState(a.State), a.Duplicate
+		out[i].Problem = s.problem(ctx, "Enqueue", a.Err)
 	}
 	return &errandv1.EnqueueResponse{Results: out}, nil
 }
@@ -73,20 +72,17 @@ func (s *Service) decodeItems(in []*errandv1.EnqueueItem) ([]engine.Item, error)
 	now := s.engine.Now()
 	items := make([]engine.Item, len(in))
 	for i, m := range in {
-		it, err := decodeItem("items", m, now)
-		if err != nil {
-			_, err = decodeItem(index("items", i), m, now) // says which
-			return nil, err
+		if err := decodeItem(&items[i], "", m, now); err != nil { // names are put together only where they are needed
+			return nil, decodeItem(&items[i], index("items", i), m, now)
 		}
-		items[i] = it
 	}
 	return items, nil
 }
 
 // decodeItem reads one item. It checks what an engine.Item cannot say any more;
 // what a job may be, the engine checks (job.Validate).
-func decodeItem(field string, m *errandv1.EnqueueItem, now time.Time) (engine.Item, error) {
-	it := engine.Item{
+func decodeItem(it *engine.Item, field string, m *errandv1.EnqueueItem, now time.Time) error {
+	*it = engine.Item{
 		Job: job.Job{
 			Kind: m.GetKind(), Queue: m.GetQueue(), ContentType: m.GetContentType(), Priority: job.DefaultPriority,
 			MaxAttempts: int(m.GetMaxAttempts()), Tags: m.GetTags(), Trace: tracing.Join(m.GetTraceParent(), m.GetTraceState()), UniqueKey: m.GetUniqueKey(),
@@ -98,16 +94,16 @@ func decodeItem(field string, m *errandv1.EnqueueItem, now time.Time) (engine.It
 		it.Job.Priority = int(m.GetPriority())
 	}
 	if strings.HasPrefix(m.GetKind(), job.KindsOfErrand) {
-		return engine.Item{}, badField(field+".kind", "%q: kinds that begin with %q are Errand's own", m.GetKind(), job.KindsOfErrand)
+		return badField(field+".kind", "%q: kinds that begin with %q are Errand's own", m.GetKind(), job.KindsOfErrand)
 	}
 	for _, decode := range []func(*engine.Item, string, *errandv1.EnqueueItem, time.Time) error{
 		decodeItemID, decodePayload, decodeTimes, decodeUnique,
 	} {
-		if err := decode(&it, field, m, now); err != nil {
-			return engine.Item{}, err
+		if err := decode(it, field, m, now); err != nil {
+			return err
 		}
 	}
-	return it, nil
+	return nil
 }
 
 func decodeItemID(it *engine.Item, field string, m *errandv1.EnqueueItem, _ time.Time) (err error) {

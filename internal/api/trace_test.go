@@ -46,8 +46,8 @@ func TestTraceState(t *testing.T) {
 		{known, "", ""}, {known, "=", ""}, {known, "a", ""}, {known, "A=b", ""}, {known, "a=b,a=c", ""}, {known, "a=b\nc", ""}, {known, "a=\x00", ""},
 		{"", "a=b", ""}, {"none", "a=b", ""},
 	} {
-		it, err := decodeItem("item", &errandv1.EnqueueItem{Kind: "k", TraceParent: c.parent, TraceState: c.state}, time.Time{})
-		if err != nil {
+		var it engine.Item
+		if err := decodeItem(&it, "item", &errandv1.EnqueueItem{Kind: "k", TraceParent: c.parent, TraceState: c.state}, time.Time{}); err != nil {
 			t.Errorf("%.40q: %v", c.state, err)
 			continue
 		}

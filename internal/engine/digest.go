@@ -16,7 +16,8 @@ import (
 // trace (a retry may run under another span) and what to do on a conflict. The
 // numbers are stored: a change of this function makes old enqueues look altered.
 func digest(j *job.Job, it *Item) int64 {
-	b := make([]byte, 0, 256+len(j.Payload))
+	var room [1024]byte // on the stack: most requests fit
+	b := room[:0]
 	str := func(s string) {
 		b = binary.BigEndian.AppendUint64(b, uint64(len(s)))
 		b = append(b, s...)

@@ -21,14 +21,15 @@ const (
 
 // dispatcher claims jobs for all Lease calls that wait in this process. Each
 // waiter has a mark for each of its queues that may have work: set when it
-// comes, when the queue is woken and at every poll interval, cleared when a claim
-// found nothing. A claim is made for marked waiters only, so an empty queue
-// costs one claim an interval, and nothing spins.
+// comes, unless its session's last claim left nothing there, when the queue is woken and
+// at every poll interval, cleared when a claim found nothing. A claim is made for
+// marked waiters only, so an empty queue costs one claim an interval, and nothing spins.
 type dispatcher struct {
 	mu      sync.Mutex
 	waiters []*waiter // the longest without an answer first
 	gen     uint64    // grows with each wake: a mark is the generation that set it
 	polled  bool      // the marks may be of a poll only: one request shows whether there is any work
+	dry     dryness
 	ended   bool
 	bell    chan struct{}
 }
@@ -52,6 +53,7 @@ type waiter struct {
 
 type leased struct {
 	jobs []job.Job
+	dry  bool // the queue had no more for the session
 	err  error
 }
 
@@ -66,11 +68,11 @@ type try struct {
 }
 
 func newDispatcher() *dispatcher {
-	return &dispatcher{bell: make(chan struct{}, 1)}
+	return &dispatcher{bell: make(chan struct{}, 1), dry: newDryness()}
 }
 
 // join adds a waiter, which will be tried at once for those of its queues that
-// are not carried, and a canary for all.
+// are not carried and may have something for it, and a canary for all.
 func (d *dispatcher) join(w *waiter, carried func(queue string) bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -82,7 +84,7 @@ func (d *dispatcher) join(w *waiter, carried func(queue string) bool) error {
 	}
 	d.gen++
 	for i, q := range w.queues {
-		if w.once || w.ofCanary() || !carried(q) {
+		if w.once || w.ofCanary() || !carried(q) && !d.dry.holds(w.ask(q)) {
 			w.marks[i] = d.gen
 		}
 	}
@@ -90,6 +92,8 @@ func (d *dispatcher) join(w *waiter, carried func(queue string) bool) error {
 	ring(d.bell)
 	return nil
 }
+
+func (w *waiter) ask(queue string) ask { return ask{w.session, want{queue, w.kindsKey}} }
 
 // leave removes a waiter, or reports that its answer is on its way: that of
 // the claim under way, even if it brings nothing.
@@ -107,7 +111,7 @@ func (d *dispatcher) leave(w *waiter) bool {
 
 // wake marks the waiters of queues.
 func (d *dispatcher) wake(queues []string) {
-	d.mark(func(_ *waiter, q string) bool { return slices.Contains(queues, q) })
+	d.mark(queues, func(_ *waiter, q string) bool { return slices.Contains(queues, q) })
 }
 
 // poll marks all waiters, though nothing is known of work.
@@ -119,12 +123,12 @@ func (d *dispatcher) poll() {
 }
 
 func (d *dispatcher) wakeAll() {
-	d.mark(func(*waiter, string) bool { return true })
+	d.mark(nil, func(*waiter, string) bool { return true })
 }
 
 // wakeRest marks those waiters of a carried queue who ask for what does not go by its carrier.
 func (d *dispatcher) wakeRest(queue string, c crew) {
-	d.mark(func(w *waiter, q string) bool {
+	d.mark([]string{queue}, func(w *waiter, q string) bool {
 		if q != queue {
 			return false
 		}
@@ -133,10 +137,18 @@ func (d *dispatcher) wakeRest(queue string, c crew) {
 	})
 }
 
-func (d *dispatcher) mark(which func(w *waiter, queue string) bool) {
+// mark is the one place where a wake is taken in: for those that wait, and for those
+// that come later. Without queues it is one of all.
+func (d *dispatcher) mark(queues []string, which func(w *waiter, queue string) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.gen++
+	if queues == nil {
+		d.dry.wakeAll(d.gen)
+	}
+	for _, q := range queues {
+		d.dry.wake(q, d.gen)
+	}
 	any := false
 	for _, w := range d.waiters {
 		for i, q := range w.queues {
@@ -194,6 +206,9 @@ func (d *dispatcher) land(tries []try, gen uint64, answers []leased) (waiting []
 		a := answers[k]
 		if a.err == nil && len(a.jobs) == 0 {
 			tired[t.want] = true
+		}
+		if a.dry {
+			d.dry.leave(t.w.ask(t.want.queue), gen)
 		}
 		if a.err != nil || len(a.jobs) > 0 || t.w.leaving {
 			t.w.reply(a)
@@ -274,14 +289,19 @@ func (e *Engine) claim(ctx context.Context, tries []try) []leased {
 	defer cancel()
 	answers := make([]leased, len(tries))
 	claimed, err := e.claimOnce(ctx, tries)
-	for k := range tries {
+	for k, t := range tries {
 		if err != nil {
 			answers[k].err = err
 			continue
 		}
-		answers[k] = leased{jobs: claimed[k].Jobs, err: claimed[k].Err}
+		answers[k] = leased{jobs: claimed[k].Jobs, err: claimed[k].Err, dry: e.leftNothing(t, claimed[k])}
 	}
 	return answers
+}
+
+// leftNothing reports whether a try asked for all that its want may get directly, and got it.
+func (e *Engine) leftNothing(t try, c ledger.Claimed) bool {
+	return c.Err == nil && !c.More && len(c.Jobs) < t.w.max && len(t.refs) == 0 && !e.carried(t.want.queue)
 }
 
 func (e *Engine) claimOnce(ctx context.Context, tries []try) ([]ledger.Claimed, error) {
@@ -342,7 +362,7 @@ func (e *Engine) claimsOf(t try) []ledger.Claim {
 func merge(parts []ledger.Claimed) ledger.Claimed {
 	all := parts[0]
 	for _, p := range parts[1:] {
-		all.Jobs = append(all.Jobs, p.Jobs...)
+		all.Jobs, all.More = append(all.Jobs, p.Jobs...), all.More || p.More
 		if all.Err == nil {
 			all.Err = p.Err
 		}

@@ -232,6 +232,7 @@ type Engine struct {
 	reports  *reports
 	doubts   *doubts
 	signals  *signals
+	told     told
 
 	draining chan struct{} // closed by Drain
 	stopped  chan struct{} // closed when Run ends

@@ -32,7 +32,7 @@ func (e *Engine) Enqueue(ctx context.Context, caller string, items []Item) ([]En
 	}
 	rows := make([]ledger.Item, len(items))
 	for i := range items {
-		if rows[i], err = e.prepare(caller, &items[i], now); err != nil {
+		if err := e.prepare(&rows[i], caller, &items[i], now); err != nil {
 			return nil, atItem(i, err)
 		}
 	}
@@ -75,10 +75,11 @@ func (e *Engine) checkBatch(items []Item) error {
 	return nil
 }
 
-// prepare makes a job of what a producer asked for: defaults, checks, digest,
+// prepare makes a row of what a producer asked for: defaults, checks, digest,
 // id, and the times by the ledger's clock.
-func (e *Engine) prepare(caller string, it *Item, now time.Time) (ledger.Item, error) {
-	j := it.Job
+func (e *Engine) prepare(row *ledger.Item, caller string, it *Item, now time.Time) error {
+	row.Job = it.Job
+	j := &row.Job
 	if j.Queue == "" {
 		j.Queue = job.DefaultQueue
 	}
@@ -89,25 +90,25 @@ func (e *Engine) prepare(caller string, it *Item, now time.Time) (ledger.Item, e
 		j.ContentType = job.DefaultContentType
 	}
 	if err := j.Validate(e.conf.MaxPayload); err != nil {
-		return ledger.Item{}, err
+		return err
 	}
 	if err := checkKey(it.IdempotencyKey); err != nil {
-		return ledger.Item{}, err
+		return err
 	}
 	if err := checkTimes(it, now); err != nil {
-		return ledger.Item{}, err
+		return err
 	}
-	j.Digest = digest(&j, it)
-	fresh := it.FirstTry || j.ID.IsZero()
+	j.Digest = digest(j, it)
+	row.Caller, row.IdempotencyKey, row.Fresh = caller, it.IdempotencyKey, it.FirstTry || j.ID.IsZero()
 	if j.ID.IsZero() {
 		id, err := uuid.NewV7()
 		if err != nil {
-			return ledger.Item{}, fmt.Errorf("make a job id: %w", err)
+			return fmt.Errorf("make a job id: %w", err)
 		}
 		j.ID = job.ID(id)
 	}
-	setTimes(&j, it, now)
-	return ledger.Item{Job: j, Caller: caller, IdempotencyKey: it.IdempotencyKey, Fresh: fresh}, nil
+	setTimes(j, it, now)
+	return nil
 }
 
 func checkKey(key string) error {

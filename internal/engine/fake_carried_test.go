@@ -12,9 +12,18 @@ import (
 
 // choice returns the jobs that a claim may get, in its order.
 func (f *fake) choice(now time.Time, r ledger.Claim) []*job.Job {
+	suspects := 0
+	for _, j := range f.jobs {
+		if j.State == job.Running && j.Session == r.Session && j.Crashes > 0 {
+			suspects++
+		}
+	}
 	jobs := slices.DeleteFunc(f.ready(r.Queue, r.Kinds), func(j *job.Job) bool {
+		if j.Lane == job.LaneSuspect {
+			suspects++
+		}
 		expired := !j.ExpiresAt.IsZero() && !j.ExpiresAt.After(now)
-		return expired || r.SuspectsOnly && j.Lane != job.LaneSuspect
+		return expired || r.SuspectsOnly && j.Lane != job.LaneSuspect || j.Lane == job.LaneSuspect && suspects > 1
 	})
 	if len(r.Refs) == 0 {
 		return jobs

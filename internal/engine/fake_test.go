@@ -39,6 +39,10 @@ type fake struct {
 	inserted []int
 	claims   []int
 	woken    []string
+	// line is what Listen hears.
+	line chan string
+	// cut has a claim give two jobs at most, and say that there may be more.
+	cut bool
 }
 
 func newFake() *fake {
@@ -47,6 +51,7 @@ func newFake() *fake {
 		routes: map[string]string{},
 		idem:   map[string]job.ID{}, calls: map[string]int{}, busy: map[job.ID]bool{},
 		rules: job.DefaultRules(func() float64 { return 0.5 }),
+		line:  make(chan string),
 	}
 }
 
@@ -94,6 +99,14 @@ func (f *fake) get(id job.ID) job.Job {
 	return job.Job{}
 }
 
+// put stores a ready job without any engine.
+func (f *fake) put(j job.Job) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	j.Queue, j.State, j.Lane, j.Version, j.MaxAttempts = job.DefaultQueue, job.Ready, job.Lane(j.Priority), 1, 1
+	f.jobs[j.ID] = &j
+}
+
 // change alters a job behind the engine's back.
 func (f *fake) change(id job.ID, fn func(*job.Job)) {
 	f.mu.Lock()
@@ -125,9 +138,15 @@ func (f *fake) Wake(_ context.Context, queues []string) error {
 	return nil
 }
 
-func (f *fake) Listen(ctx context.Context, _ func(string)) error {
-	<-ctx.Done()
-	return nil
+func (f *fake) Listen(ctx context.Context, fn func(string)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case queue := <-f.line:
+			fn(queue)
+		}
+	}
 }
 
 func (f *fake) Upkeep(context.Context, time.Time, ledger.Keep) (_ ledger.Upkept, err error) {
@@ -192,7 +211,7 @@ func (f *fake) Claim(_ context.Context, now time.Time, reqs []ledger.Claim) (out
 		}
 		var got []job.Job
 		for _, j := range f.choice(now, r) {
-			if len(got) == r.Max {
+			if len(got) == r.Max || f.cut && len(got) == 2 {
 				break
 			}
 			if err := f.rules.Step(j, job.Move{Event: job.Lease, Now: now, Session: r.Session, Call: r.Call}); err != nil {
@@ -200,7 +219,7 @@ func (f *fake) Claim(_ context.Context, now time.Time, reqs []ledger.Claim) (out
 			}
 			got = append(got, *j)
 		}
-		out = append(out, ledger.Claimed{Jobs: got})
+		out = append(out, ledger.Claimed{Jobs: got, More: f.cut})
 	}
 	return out, nil
 }

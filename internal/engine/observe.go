@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/errandhq/errand/job"
@@ -85,12 +87,26 @@ func (e *Engine) observeClaimed(now time.Time, claimed []ledger.Claimed) {
 	e.tell(changes)
 }
 
+// told is the room for what is told of successes.
+type told struct {
+	sync.Mutex
+	jobs    []job.Job
+	changes []Change
+}
+
 // observeSucceeded tells of successes that took the hot path.
 func (e *Engine) observeSucceeded(now time.Time, rows []ledger.Success, settled []ledger.Succeeded) {
 	if !e.observing() {
 		return
 	}
-	changes, jobs := make([]Change, 0, len(rows)), make([]job.Job, len(rows))
+	e.told.Lock() // nobody keeps what is told: one room serves all
+	defer e.told.Unlock()
+	jobs, changes := slices.Grow(e.told.jobs[:0], len(rows))[:len(rows)], e.told.changes[:0]
+	defer func() {
+		clear(jobs)
+		clear(changes)
+		e.told.jobs, e.told.changes = jobs, changes
+	}()
 	for i := range rows {
 		s := &settled[i]
 		if !s.OK {

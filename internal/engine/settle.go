@@ -136,11 +136,19 @@ func (e *Engine) commitSucceeds(ctx context.Context, rows []ledger.Success) ([]l
 		return nil, err
 	}
 	settled, err := e.ledger.Succeed(ctx, now, rows)
-	if err == nil {
-		e.observeSucceeded(now, rows, settled)
-	}
 	e.doubts.successes(rows, settled, err)
-	return settled, err
+	if err != nil {
+		return nil, err
+	}
+	e.observeSucceeded(now, rows, settled)
+	var queues []string
+	for i := range settled {
+		if s := &settled[i]; s.OK && s.Crashes > 0 {
+			queues = add(queues, s.Queue) // its session may have another suspect
+		}
+	}
+	e.wake(queues...)
+	return settled, nil
 }
 
 // commitSettles settles by the rules, one Apply for all jobs. Of two
@@ -233,6 +241,9 @@ func (e *Engine) follow(now time.Time, event job.Event, applied []ledger.Applied
 	var done []job.ID
 	for i := range applied {
 		a := &applied[i]
+		if a.Err == nil && a.From == job.Running && a.Job.Crashes > 0 {
+			queues = add(queues, a.Job.Queue) // its session may have another suspect
+		}
 		switch {
 		case a.Err != nil:
 		case a.Job.State == job.Ready:

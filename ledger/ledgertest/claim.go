@@ -222,6 +222,12 @@ func claimMaxBytes(w *world) {
 	for _, want := range [][]job.Job{jobs[:1], jobs[1:3], jobs[3:]} {
 		got := w.tryClaim(ledger.Claim{Session: s, Call: 1, Queue: "q", Max: 10, MaxBytes: 100})[0]
 		w.wantIDs("within 100 bytes", idsOf(got.Jobs), idsOf(want))
+		if last := want[0].ID == jobs[3].ID; got.More == last {
+			w.Errorf("%d of the jobs: there may be more: %t", len(got.Jobs), got.More)
+		}
+	}
+	if got := w.tryClaim(ledger.Claim{Session: s, Call: 1, Queue: "q", Max: 10, MaxBytes: 100})[0]; got.More || len(got.Jobs) > 0 {
+		w.Errorf("an empty queue gave %d jobs, and there may be more: %t", len(got.Jobs), got.More)
 	}
 }
 

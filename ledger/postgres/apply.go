@@ -189,7 +189,7 @@ func (t *tx) writeBack(ctx context.Context, rows []*picked) error {
 	d := deltas{}
 	var stay []*job.Job
 	leave := map[string][]job.ID{}
-	arrive := map[string][]job.Job{}
+	arrive := map[string][]*job.Job{}
 	for _, p := range rows {
 		d.add(&p.before, -1)
 		to := placeOf(p.after.State)
@@ -200,7 +200,7 @@ func (t *tx) writeBack(ctx context.Context, rows []*picked) error {
 		}
 		leave[p.place] = append(leave[p.place], p.before.ID)
 		if to != "" {
-			arrive[to] = append(arrive[to], p.after)
+			arrive[to] = append(arrive[to], &p.after)
 		}
 	}
 	steps := updateSteps(stay)
@@ -217,7 +217,7 @@ func (t *tx) writeBack(ctx context.Context, rows []*picked) error {
 	}
 	for _, place := range places {
 		if len(arrive[place]) > 0 {
-			if err := t.copyJobs(ctx, place, arrive[place], d); err != nil {
+			if err := t.copyJobs(ctx, place, arrive[place], seqsOf(arrive[place]), false, d); err != nil {
 				return err
 			}
 		}
@@ -227,21 +227,24 @@ func (t *tx) writeBack(ctx context.Context, rows []*picked) error {
 
 // drawPicked draws numbers for the jobs that became ready.
 func (t *tx) drawPicked(ctx context.Context, rows []*picked) error {
-	var jobs []job.Job
-	var of []*picked
+	var jobs []*job.Job
 	for _, p := range rows {
 		if wantsSeq(&p.after) {
-			jobs, of = append(jobs, p.after), append(of, p)
+			jobs = append(jobs, &p.after)
 		}
 	}
 	if len(jobs) == 0 {
 		return nil
 	}
-	err := t.drawSeqs(ctx, jobs)
-	for i, p := range of {
-		p.after.Seq = jobs[i].Seq
+	seqs, err := t.drawSeqs(ctx, jobs)
+	for i := range seqs {
+		jobs[i].Seq = seqs[i]
 	}
 	return err
+}
+
+func seqsOf(jobs []*job.Job) []int64 {
+	return column(jobs, func(j *job.Job) int64 { return j.Seq })
 }
 
 // sameFixed reports whether nothing changed that updateSteps does not write.

@@ -99,6 +99,7 @@ type request struct {
 	gens  map[laneKey]int64
 	lows  map[laneKey]int64 // where the claim began
 	jobs  []job.Job
+	room  int   // for so many jobs at first: as many as the queue's last claim got
 	bytes int64 // left
 	seen  int   // by the last statement
 	limit int   // of the last statement
@@ -112,9 +113,18 @@ func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 	if len(reqs) == 0 {
 		return nil, nil
 	}
-	if err := l.rescanLanes(ctx, now, l.markedLanes(headsOf(reqs))); err != nil {
-		return nil, err
+	rescanned := l.rescanBeside(ctx, now, l.markedLanes(headsOf(reqs)))
+	answers, err := l.claim(ctx, now, reqs)
+	if err != nil || slices.ContainsFunc(answers, func(a ledger.Claimed) bool { return len(a.Jobs) > 0 }) {
+		return answers, err
 	}
+	if back, err := rescanned(); err != nil || !back {
+		return answers, err
+	}
+	return l.claim(ctx, now, reqs)
+}
+
+func (l *Ledger) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) ([]ledger.Claimed, error) {
 	var answers []ledger.Claimed
 	err := l.inTx(ctx, "claim", func(t *tx) (err error) {
 		answers, err = t.claim(ctx, now, reqs)
@@ -154,7 +164,8 @@ func (t *tx) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) (ans
 	}
 	answers = make([]ledger.Claimed, len(reqs))
 	for i, w := range work {
-		if answers[i].Jobs = w.jobs; !seed.live[w.Session] {
+		answers[i].Jobs, answers[i].More = w.jobs, w.full || w.bytes <= 0 || len(w.Refs) == 0 && w.wantsMore()
+		if !seed.live[w.Session] {
 			answers[i].Err = job.ErrSessionLost
 		}
 	}
@@ -208,7 +219,8 @@ func (l *Ledger) newRequest(r *ledger.Claim) *request {
 
 // search sets the kinds to look for.
 func (w *request) search(l *Ledger, kinds []string) {
-	w.kinds, w.merge = kinds, len(kinds) > 1 || l.marks.isBulky(w.Queue)
+	room, bulky := l.marks.lastClaimed(w.Queue)
+	w.kinds, w.merge, w.room = kinds, len(kinds) > 1 || bulky, room
 	if !w.SuspectsOnly {
 		w.lanes = lanesIn(w.Queue, w.kinds)
 	}
@@ -377,13 +389,16 @@ func (w *request) scan(rows pgx.Rows, now time.Time) error {
 	if w.seen, w.full = int(r.int8()), r.bool(); r.err != nil {
 		return r.err
 	}
-	j, err := scanJob(rows, 2)
-	if err != nil {
+	if w.jobs == nil {
+		w.jobs = make([]job.Job, 0, min(w.Max, w.room))
+	}
+	var err error
+	if w.jobs, err = scanJob(w.jobs, rows, 2); err != nil {
 		return err
 	}
+	j := &w.jobs[len(w.jobs)-1]
 	j.Queue, j.State, j.Session, j.Call, j.LeasedAt = w.Queue, job.Running, w.Session, w.Call, coldsql.Time(now.UnixMicro())
 	w.bytes -= int64(len(j.Payload))
-	w.jobs = append(w.jobs, j)
 	return nil
 }
 
@@ -444,16 +459,17 @@ func (l *Ledger) learn(w *request) {
 	if w.places != nil || len(w.jobs) == 0 {
 		return
 	}
-	last := map[laneKey]int64{}
 	bytes := 0
 	for i := range w.jobs {
 		j := &w.jobs[i]
-		k := laneKey{j.Queue, j.Kind, j.Lane}
-		last[k] = max(last[k], j.Seq)
 		bytes += len(j.Payload)
+		k := laneKey{j.Queue, j.Kind, j.Lane}
+		if i+1 < len(w.jobs) {
+			if next := &w.jobs[i+1]; k == (laneKey{next.Queue, next.Kind, next.Lane}) {
+				continue // in the order of the lane: only its last number counts
+			}
+		}
+		l.marks.advance(k, w.gens[k], j.Seq)
 	}
-	for k, seq := range last {
-		l.marks.advance(k, w.gens[k], seq)
-	}
-	l.marks.setBulky(w.Queue, w.full || bytes/len(w.jobs) > job.MaxBatchBytes/job.MaxBatch)
+	l.marks.setClaimed(w.Queue, len(w.jobs), w.full || bytes/len(w.jobs) > job.MaxBatchBytes/job.MaxBatch)
 }

@@ -75,12 +75,13 @@ func holdInsert(t testing.TB, l *Ledger, it ledger.Item) (commit func()) {
 	go func() {
 		done <- l.inTx(context.Background(), "hold an insert", func(t *tx) error {
 			ctx := context.Background()
-			jobs := []job.Job{it.Job}
-			if err := t.drawSeqs(ctx, jobs); err != nil {
+			jobs := []*job.Job{&it.Job}
+			seqs, err := t.drawSeqs(ctx, jobs)
+			if err != nil {
 				return err
 			}
 			d := deltas{}
-			if err := t.copyJobs(ctx, "job", jobs, d); err != nil {
+			if err := t.copyJobs(ctx, "job", jobs, seqs, false, d); err != nil {
 				return err
 			}
 			close(drawn)

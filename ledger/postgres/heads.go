@@ -24,7 +24,7 @@ func (l *Ledger) Heads(ctx context.Context, now time.Time, reqs []ledger.Head) (
 	if len(reqs) == 0 {
 		return nil, nil
 	}
-	if err := l.rescanLanes(ctx, now, l.markedLanes(reqs)); err != nil {
+	if _, err := l.rescanLanes(ctx, now, l.markedLanes(reqs)); err != nil {
 		return nil, err
 	}
 	var answers []ledger.Headed

@@ -135,8 +135,8 @@ func TestLargePayloadsAreLookedAtFirst(t *testing.T) {
 			insert(t, l, batch(30, "q", "k"))
 		}
 		got := claim(t, l, s, "q", 1000, "k")
-		if len(got) != want.jobs || l.marks.isBulky("q") != want.bulky {
-			t.Fatalf("%d jobs, bulky %v; want %+v", len(got), l.marks.isBulky("q"), want)
+		if _, bulky := l.marks.lastClaimed("q"); len(got) != want.jobs || bulky != want.bulky {
+			t.Fatalf("%d jobs, bulky %v; want %+v", len(got), bulky, want)
 		}
 		for _, j := range got[:min(len(got), len(items)-next)] {
 			if j.ID != items[next].Job.ID {

@@ -413,21 +413,14 @@ func (c *careful) fillStates(ctx context.Context) error {
 
 // store inserts what was accepted, in the order of the call, and commits.
 func (c *careful) store(ctx context.Context) error {
-	var jobs []job.Job
+	var jobs []*job.Job
 	for i := range c.items {
 		if c.answers[i].Outcome == ledger.InsertedNew {
-			jobs = append(jobs, c.items[i].Job)
+			jobs = append(jobs, &c.items[i].Job)
 		}
 	}
 	if len(jobs) == 0 {
 		return c.t.commit(ctx)
 	}
-	if err := c.t.drawSeqs(ctx, jobs); err != nil {
-		return err
-	}
-	d := deltas{}
-	if err := c.t.copyJobs(ctx, "job", jobs, d); err != nil {
-		return err
-	}
-	return c.t.commit(ctx, append(d.steps(), knownElsewhere(jobs))...)
+	return c.t.store(ctx, jobs, false, knownElsewhere(jobs))
 }

@@ -47,12 +47,16 @@ func (b *backends) has(pid uint32) bool {
 	return ok
 }
 
+// wakeSQL does not wait for the disk: there is nothing in its transaction but the
+// message, which would not outlive the server anyway.
+const wakeSQL = `SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, q) FROM unnest($2::text[]) AS u (q)`
+
 // Wake implements ledger.Ledger by NOTIFY, in a transaction of its own.
 func (l *Ledger) Wake(ctx context.Context, queues []string) error {
 	if len(queues) == 0 {
 		return nil
 	}
-	_, err := l.pool.Exec(ctx, "SELECT pg_notify($1, q) FROM unnest($2::text[]) AS u (q)", channel, queues)
+	_, err := l.pool.Exec(ctx, wakeSQL, channel, queues)
 	return wrap("wake", err)
 }
 

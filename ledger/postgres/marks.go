@@ -60,9 +60,9 @@ type mark struct {
 type marks struct {
 	mu      sync.Mutex
 	lanes   map[laneKey]*mark
-	bulky   map[string]bool // queues whose last claim had payloads of which a batch may not hold its number
-	settled int64           // everything up to it has come to rest
-	samples []sample        // older than that, oldest first
+	claimed map[string]claimedLast // by queue
+	settled int64                  // everything up to it has come to rest
+	samples []sample               // older than that, oldest first
 	sampled time.Time
 
 	rescan sync.Mutex // held by the one that rescans
@@ -74,7 +74,15 @@ type sample struct {
 	writers []string
 }
 
-func newMarks() *marks { return &marks{lanes: map[laneKey]*mark{}, bulky: map[string]bool{}} }
+// claimedLast is what is remembered of a queue's last claim that got jobs.
+type claimedLast struct {
+	jobs  int
+	bulky bool // its payloads were such that a batch may not hold its number of them
+}
+
+func newMarks() *marks {
+	return &marks{lanes: map[laneKey]*mark{}, claimed: map[string]claimedLast{}}
+}
 
 // start returns where a claim of the lane starts, and the mark's generation.
 func (m *marks) start(k laneKey) (low, gen int64) {
@@ -88,7 +96,7 @@ func (m *marks) start(k laneKey) (low, gen int64) {
 	}
 	if len(m.lanes) >= maxMarks {
 		clear(m.lanes)
-		clear(m.bulky)
+		clear(m.claimed)
 	}
 	m.lanes[k] = &mark{}
 	return 0, 0
@@ -107,18 +115,17 @@ func (m *marks) advance(k laneKey, gen, seq int64) {
 	}
 }
 
-func (m *marks) isBulky(queue string) bool {
+func (m *marks) lastClaimed(queue string) (jobs int, bulky bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.bulky[queue]
+	c := m.claimed[queue]
+	return c.jobs, c.bulky
 }
 
-func (m *marks) setBulky(queue string, bulky bool) {
+func (m *marks) setClaimed(queue string, jobs int, bulky bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if delete(m.bulky, queue); bulky {
-		m.bulky[queue] = true
-	}
+	m.claimed[queue] = claimedLast{jobs, bulky}
 }
 
 // retreat pulls the marks back to where claims began that did not commit.
@@ -151,25 +158,27 @@ func (m *marks) due(keys []laneKey, now time.Time) (due []laneKey, from, to []in
 }
 
 // scanned takes what a rescan of (from, to] saw: the first number that is
-// ready, or 0. settled is what had come to rest before the rescan read.
-func (m *marks) scanned(k laneKey, first, to, settled int64, now time.Time) {
+// ready, or 0. settled is what had come to rest before the rescan read. It reports
+// whether it pulled the mark back.
+func (m *marks) scanned(k laneKey, first, to, settled int64, now time.Time) (back bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := m.lanes[k]
 	if v == nil {
-		return
+		return false
 	}
 	v.seen = now
 	if first == 0 {
 		v.floor = max(v.floor, settled)
 		v.low = max(v.low, to)
-		return
+		return false
 	}
 	v.floor = max(v.floor, min(first-1, settled))
-	if first-1 < v.low {
+	if back = first-1 < v.low; back {
 		v.gen++
 	}
 	v.low = first - 1
+	return back
 }
 
 // take adds a sample and returns what has come to rest. writers are those who
@@ -193,16 +202,46 @@ func (m *marks) take(s sample, now time.Time) int64 {
 	return m.settled
 }
 
-// rescanLanes brings the marks of the lanes up to date where that is due. One
-// call of the process does it at a time; the others go on with what is known.
-func (l *Ledger) rescanLanes(ctx context.Context, now time.Time, keys []laneKey) error {
+// rescanPatience bounds a rescan that no caller waits for.
+const rescanPatience = 10 * time.Second
+
+// rescanBeside starts a rescan if one is due, and does not hold the caller up: one
+// that has found jobs need not wait for it. Whoever found none does, by calling
+// wait, which reports whether a mark was pulled back, so that another look may find some.
+func (l *Ledger) rescanBeside(ctx context.Context, now time.Time, keys []laneKey) (wait func() (bool, error)) {
+	if due, _, _ := l.marks.due(keys, time.Now()); len(due) == 0 {
+		return func() (bool, error) { return false, nil }
+	}
+	var back bool
+	var err error
+	done := make(chan struct{})
+	l.rescans.Go(func() {
+		defer close(done)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rescanPatience)
+		defer cancel()
+		back, err = l.rescanLanes(ctx, now, keys)
+	})
+	return func() (bool, error) {
+		select {
+		case <-done:
+			return back, err
+		case <-ctx.Done():
+			return false, wrap("rescan", ctx.Err())
+		}
+	}
+}
+
+// rescanLanes brings the marks of the lanes up to date where that is due, and
+// reports whether it pulled one back. One call of the process does it at a time; the others go on
+// with what is known.
+func (l *Ledger) rescanLanes(ctx context.Context, now time.Time, keys []laneKey) (back bool, err error) {
 	clock := time.Now() // monotonic: paces the rescans, decides nothing
 	if due, _, _ := l.marks.due(keys, clock); len(due) == 0 || !l.marks.rescan.TryLock() {
-		return nil
+		return false, nil
 	}
 	defer l.marks.rescan.Unlock()
 	if err := l.sampleWriters(ctx, clock); err != nil {
-		return err
+		return false, err
 	}
 	l.marks.mu.Lock()
 	settled := l.marks.settled
@@ -210,12 +249,12 @@ func (l *Ledger) rescanLanes(ctx context.Context, now time.Time, keys []laneKey)
 	due, from, to := l.marks.due(keys, clock)
 	first, err := l.firstReady(ctx, now, due, from, to)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for i, k := range due {
-		l.marks.scanned(k, first[i], to[i], settled, clock)
+		back = l.marks.scanned(k, first[i], to[i], settled, clock) || back
 	}
-	return nil
+	return back, nil
 }
 
 // sampleWriters reads the last number drawn and then, in a statement of its

@@ -95,9 +95,9 @@ func (n *names) step(now time.Time) step {
 			if r.err != nil {
 				return r.err
 			}
-			j, err := scanJob(rows, 1)
 			w := n.work[n.of[place]-1]
-			w.jobs = append(w.jobs, j)
+			var err error
+			w.jobs, err = scanJob(w.jobs, rows, 1)
 			return err
 		},
 	}

@@ -60,7 +60,8 @@ type Ledger struct {
 	slices    sliceSet
 	backends  *backends
 
-	closed sync.Once
+	rescans sync.WaitGroup
+	closed  sync.Once
 }
 
 var _ ledger.Ledger = (*Ledger)(nil)
@@ -205,6 +206,7 @@ func (l *Ledger) Close() error {
 	l.closed.Do(func() {
 		err = l.db.Close()
 		l.pool.Close()
+		l.rescans.Wait()
 	})
 	if err != nil && !errors.Is(err, sql.ErrConnDone) {
 		return fmt.Errorf("close the ledger: %w", err)

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,29 +26,35 @@ func columns(prefix string) string {
 
 // copyRows writes rows in PostgreSQL's binary COPY format, by hand: the generic
 // encoder takes longer for a batch than the server does.
-type copyRows struct{ buf []byte }
+type copyRows struct {
+	buf       []byte
+	untouched bool // the columns are untouchedColumns, else coldsql.Columns
+}
 
-// newCopyRows starts a stream for about n rows.
-func newCopyRows(n int) *copyRows {
-	c := &copyRows{buf: make([]byte, 0, 64+n*512)}
+// copyBuffers keeps the buffers of streams that were sent, if they are not large.
+var copyBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+const largeBuffer = 1 << 20
+
+// newCopyRows starts a stream of the jobs; if none of them is touched they have fewer columns.
+func newCopyRows(jobs []*job.Job, untouched bool) *copyRows {
+	size := 64
+	for _, j := range jobs {
+		size += 256 + len(j.Queue) + len(j.Kind) + len(j.Payload) + len(j.Trace)
+	}
+	c := &copyRows{buf: slices.Grow((*copyBuffers.Get().(*[]byte))[:0], size), untouched: untouched}
 	c.buf = append(c.buf, "PGCOPY\n\xff\r\n\x00"...)
 	c.buf = append(c.buf, 0, 0, 0, 0, 0, 0, 0, 0) // flags, length of the extension
 	return c
 }
 
-// add appends a job in the order of coldsql.Columns.
-func (c *copyRows) add(j *job.Job) error {
+// add appends a job, with its place in the order.
+func (c *copyRows) add(j *job.Job, seq int64) error {
+	if c.untouched {
+		return c.addUntouched(j, seq)
+	}
 	c.buf = binary.BigEndian.AppendUint16(c.buf, uint16(len(coldsql.Columns)))
-	c.uuid(j.ID)
-	c.str(j.Queue)
-	c.str(j.Kind)
-	c.int2(int64(j.State))
-	c.int2(int64(j.Priority))
-	c.int2(int64(j.Lane))
-	c.int8(j.Seq)
-	c.int8(coldsql.Micros(j.RunAt))
-	c.int8(coldsql.Micros(j.CreatedAt))
-	c.optInt8(coldsql.Micros(j.ExpiresAt))
+	c.addHead(j, seq)
 	c.optInt8(coldsql.Micros(j.LeasedAt))
 	c.optInt8(coldsql.Micros(j.DoneAt))
 	c.int4(j.Attempt)
@@ -68,6 +76,37 @@ func (c *copyRows) add(j *job.Job) error {
 	c.int8(j.Digest)
 	c.optStr(contentType(j))
 	return c.addTail(j)
+}
+
+// addHead appends the columns that both forms begin with.
+func (c *copyRows) addHead(j *job.Job, seq int64) {
+	c.uuid(j.ID)
+	c.str(j.Queue)
+	c.str(j.Kind)
+	c.int2(int64(j.State))
+	c.int2(int64(j.Priority))
+	c.int2(int64(j.Lane))
+	c.int8(seq)
+	c.int8(coldsql.Micros(j.RunAt))
+	c.int8(coldsql.Micros(j.CreatedAt))
+	c.optInt8(coldsql.Micros(j.ExpiresAt))
+}
+
+func (c *copyRows) addUntouched(j *job.Job, seq int64) error {
+	tags, err := jsonText(len(j.Tags), j.Tags)
+	if err != nil {
+		return err
+	}
+	c.buf = binary.BigEndian.AppendUint16(c.buf, untouchedCount)
+	c.addHead(j, seq)
+	c.int4(j.MaxAttempts)
+	c.optInt8(j.Timeout.Microseconds())
+	c.int8(j.Digest)
+	c.optStr(contentType(j))
+	c.optStr(tags)
+	c.optStr(j.Trace)
+	c.blob(j.Payload)
+	return nil
 }
 
 func (c *copyRows) addTail(j *job.Job) error {
@@ -190,8 +229,14 @@ func (c *copyRows) bool(v bool) {
 // send copies the rows into the table. It must be the last use of c.
 func (c *copyRows) send(ctx context.Context, t *tx, table string) error {
 	c.buf = append(c.buf, 0xff, 0xff)
-	text := fmt.Sprintf("COPY errand.%s (%s) FROM STDIN (FORMAT binary)", table, coldsql.ColumnList)
-	_, err := t.conn.PgConn().CopyFrom(ctx, bytes.NewReader(c.buf), text)
+	list := coldsql.ColumnList
+	if c.untouched {
+		list = untouchedColumns
+	}
+	_, err := t.conn.PgConn().CopyFrom(ctx, bytes.NewReader(c.buf), fmt.Sprintf("COPY errand.%s (%s) FROM STDIN (FORMAT binary)", table, list))
+	if err == nil && cap(c.buf) <= largeBuffer { // after an error it may still be read
+		copyBuffers.Put(&c.buf)
+	}
 	return err
 }
 
@@ -268,7 +313,7 @@ func (r *rowReader) json(v any) {
 }
 
 // job reads coldsql.Columns.
-func (r *rowReader) job() (j job.Job) {
+func (r *rowReader) job(j *job.Job) {
 	j.ID, j.Queue, j.Kind = r.uuid(), r.str(), r.str()
 	j.State, j.Priority, j.Lane, j.Seq = job.State(r.int2()), int(r.int2()), job.Lane(r.int2()), r.int8()
 	j.RunAt, j.CreatedAt, j.ExpiresAt, j.LeasedAt, j.DoneAt = r.time(), r.time(), r.time(), r.time(), r.time()
@@ -285,22 +330,23 @@ func (r *rowReader) job() (j job.Job) {
 	j.Trace = r.str()
 	j.Payload, j.Result, j.Progress = r.blob(), r.blob(), r.blob()
 	r.json(&j.Errors)
-	r.str() // last_error is in errors
-	return j
+	r.next(0) // last_error is in errors
 }
 
-// scanJob reads the row's job after skip leading columns.
-func scanJob(rows pgx.Rows, skip int) (job.Job, error) {
+// scanJob reads the row's job after skip leading columns into a new place at the end
+// of jobs: they are large to move.
+func scanJob(jobs []job.Job, rows pgx.Rows, skip int) ([]job.Job, error) {
 	vals := rows.RawValues()
 	if len(vals) < skip {
-		return job.Job{}, errShape
+		return jobs, errShape
 	}
 	r := rowReader{vals: vals[skip:]}
-	j := r.job()
-	if r.err != nil {
-		return j, fmt.Errorf("job %s: %w", j.ID, r.err)
+	jobs = append(jobs, job.Job{})
+	j := &jobs[len(jobs)-1]
+	if r.job(j); r.err != nil {
+		return jobs, fmt.Errorf("job %s: %w", j.ID, r.err)
 	}
-	return j, nil
+	return jobs, nil
 }
 
 // uuids turns ids into an argument of type uuid[].

@@ -66,7 +66,7 @@ func (c *claim) run(answer *ledger.Claimed) error {
 		take = c.takeRefs
 	}
 	err := take()
-	answer.Jobs = c.jobs
+	answer.Jobs, answer.More = c.jobs, c.full || c.bytes > c.req.MaxBytes
 	return err
 }
 
