@@ -44,7 +44,7 @@ var watchings = []watching{
 	everything("everything", "0.05"),
 	everything("everything-every-trace", "1"),
 	{name: "metrics", metrics: true},
-	{name: "canary", canary: true},
+	{name: "canary", metrics: true, canary: true}, // it is not sent where nobody would see it
 	{name: "insights", insights: true},
 	{name: "scaling", insights: true, scaling: true},
 	{name: "logs", logs: true},
