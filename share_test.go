@@ -120,12 +120,17 @@ func TestARefusedEnqueueIsAloneWithIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		far := &sends{gate: make(chan struct{})}
 		s := &sharer{send: far.send}
-		first := enqueueAll(t.Context(), s, "a", "b") // they hold the calls
-		synctest.Wait()
+		var held []func() map[string]string
+		for i := range sharedCalls { // one at a time, so that each holds a call
+			held = append(held, enqueueAll(t.Context(), s, fmt.Sprint("held", i)))
+			synctest.Wait()
+		}
 		rest := enqueueAll(t.Context(), s, "c", "bad", "d")
 		synctest.Wait()
 		close(far.gate)
-		first()
+		for _, wait := range held {
+			wait()
+		}
 		for kind, got := range rest() {
 			if refused := got == "invalid_argument: bad kind"; refused != (kind == "bad") {
 				t.Errorf("%s: %s", kind, got)

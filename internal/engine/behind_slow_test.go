@@ -46,7 +46,10 @@ func TestASlowCacheHoldsNobodyUp(t *testing.T) {
 				for i, s := range []job.State{job.Ready, job.Running, job.Succeeded} {
 					v.write([]cache.Entry{{ID: idOf(n), State: s, Version: int64(i + 1), Tell: true}})
 				}
-				if n := len(v.queue.at) + len(v.queue.flying) + len(v.queue.spare); n > 500+2*writeBatch {
+				v.queue.mu.Lock()
+				n := len(v.queue.at) + len(v.queue.flying) + len(v.queue.spare)
+				v.queue.mu.Unlock()
+				if n > 500+2*writeBatch {
 					t.Fatalf("%d entries are kept", n)
 				}
 			}

@@ -144,14 +144,13 @@ func (m *model) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) (
 		if m.sessions[r.Session].State != ledger.SessionLive {
 			out[i].Err = job.ErrSessionLost
 		} else if !m.paused[r.Queue] {
-			out[i].Jobs = m.claim(now, r)
+			out[i].Jobs, out[i].More = m.claim(now, r)
 		}
 	}
 	return out, nil
 }
 
-func (m *model) claim(now time.Time, r ledger.Claim) []job.Job {
-	var out []job.Job
+func (m *model) claim(now time.Time, r ledger.Claim) (out []job.Job, more bool) {
 	bytes, suspect := 0, m.holdsSuspect(r.Session)
 	for _, j := range m.choice(now, r) {
 		if len(out) >= r.Max {
@@ -162,7 +161,7 @@ func (m *model) claim(now time.Time, r ledger.Claim) []job.Job {
 		}
 		bytes += len(j.Payload)
 		if bytes > r.MaxBytes && len(out) > 0 {
-			break
+			return out, true
 		}
 		suspect = suspect || j.Lane == job.LaneSuspect
 		if err := m.rules.Step(&j, job.Move{Event: job.Lease, Now: now, Session: r.Session, Call: r.Call}); err != nil {
@@ -171,7 +170,7 @@ func (m *model) claim(now time.Time, r ledger.Claim) []job.Job {
 		m.store(now, j)
 		out = append(out, clone(j))
 	}
-	return out
+	return out, false
 }
 
 func (m *model) holdsSuspect(session job.ID) bool {
