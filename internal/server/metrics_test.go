@@ -22,16 +22,7 @@ func scrapeAs(t *testing.T, url, authorization, host string) (int, string) {
 		req.Header.Set("Authorization", authorization)
 	}
 	req.Host = host
-	resp, err := transport(t, false).Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, string(b)
+	return answerTo(t, req)
 }
 
 // TestWhoMayScrape: without tokens this machine; with them a monitor, a viewer

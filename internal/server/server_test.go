@@ -195,6 +195,12 @@ func (r *running) post(t *testing.T, call, body string, header ...string) (int, 
 		}
 		req.Header.Set(header[i], header[i+1])
 	}
+	return answerTo(t, req)
+}
+
+// answerTo sends a request, and returns the status and the body of its answer.
+func answerTo(t *testing.T, req *http.Request) (int, string) {
+	t.Helper()
 	resp, err := transport(t, false).Do(req)
 	if err != nil {
 		t.Fatal(err)
