@@ -1,5 +1,5 @@
-# Everything that a contributor runs. `make test` needs nothing but Go, and
-# root on Debian (or PostgreSQL installed, or ERRAND_TEST_POSTGRES set).
+# Everything that a contributor runs. `make test` needs Go, and root on Debian to
+# install servers, or these installed, or ERRAND_TEST_POSTGRES and the like set: see README.
 
 .PHONY: help build dashboards test soak check demo bench bench-footprint bench-ledger generate fuzz lint
 
