@@ -23,10 +23,11 @@ type member struct {
 	// Only run and leave use these, one after the other.
 	epoch int32 // 0 joins
 	sleep time.Duration
+	since time.Time // when the coordinator first said that it is not ready yet; zero: it has not
 
 	mu       sync.Mutex
 	assigned assignment
-	err      error // of the last heartbeat
+	err      error // what the last heartbeat was refused for
 }
 
 // assignment is what the group's coordinator gave us.
@@ -88,10 +89,14 @@ func (m *member) beat(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if (err == nil) != (m.err == nil) {
+	trouble := err
+	if m.starting(err, time.Now()) {
+		trouble = nil
+	}
+	if (trouble == nil) != (m.err == nil) {
 		m.tell()
 	}
-	m.err = err
+	m.err = trouble
 	if err != nil {
 		if errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.FencedMemberEpoch) || errors.Is(err, kerr.GroupIDNotFound) {
 			m.epoch, m.assigned = 0, assignment{}
@@ -110,6 +115,21 @@ func (m *member) beat(ctx context.Context) error {
 	}
 	m.tell()
 	return nil
+}
+
+// starting reports whether err only says that the group's coordinator is not ready yet, as
+// it is for a moment in a new cluster and after a coordinator has moved. That is no trouble
+// unless it lasts.
+func (m *member) starting(err error, now time.Time) bool {
+	if !errors.Is(err, kerr.CoordinatorLoadInProgress) && !errors.Is(err, kerr.CoordinatorNotAvailable) &&
+		!errors.Is(err, kerr.NotCoordinator) {
+		m.since = time.Time{}
+		return false
+	}
+	if m.since.IsZero() {
+		m.since = now
+	}
+	return now.Sub(m.since) < loadPatience
 }
 
 func (m *member) tell() {

@@ -47,6 +47,7 @@ const (
 	leastPause    = 50 * time.Millisecond // between two tries; it doubles
 	mostPause     = 5 * time.Second
 	closePatience = 3 * time.Second
+	loadPatience  = 10 * time.Second // a coordinator may be loading for so long
 
 	groupTimeout = 10 * time.Second // a member of a consumer group that is silent for so long is out
 	longRest     = 10 * time.Second // from then on a resting member leaves its partitions to the others

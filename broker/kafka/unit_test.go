@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/errandhq/errand/broker"
@@ -167,4 +169,66 @@ func TestShareGroupsOfAnOldClusterAreRefused(t *testing.T) {
 		}
 	}
 	t.Errorf("Check does not say so: %v", found)
+}
+
+// loading has every heartbeat of a share group answered by a coordinator that loads, until
+// the returned function is called.
+func loading(t *testing.T, c *kfake.Cluster) (ready func()) {
+	t.Helper()
+	var done atomic.Bool
+	c.ControlKey(int16(kmsg.ShareGroupHeartbeat), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if done.Load() {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.ShareGroupHeartbeatResponse)
+		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+		return resp, nil, true
+	})
+	return func() { done.Store(true) }
+}
+
+func TestLoadingCoordinatorIsWaitedFor(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	ready := loading(t, c)
+	b := open(t, "kafka://"+c.ListenAddrs()[0]+"?group=share", time.Minute)
+	if err := b.Publish(t.Context(), "errand.new", [][]byte{[]byte("one")}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := b.Subscribe(t.Context(), "errand.new")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if msgs, err := s.Receive(t.Context(), 1, 300*time.Millisecond); err != nil || len(msgs) > 0 {
+		t.Fatalf("while the coordinator loads, received %v, %v", msgs, err)
+	}
+	ready()
+	if msgs, err := s.Receive(t.Context(), 1, time.Minute); err != nil || len(msgs) != 1 {
+		t.Errorf("once it has loaded, received %v, %v", msgs, err)
+	}
+}
+
+func TestCoordinatorThatNeverLoadsIsTrouble(t *testing.T) {
+	var m member
+	start := time.Now()
+	for _, c := range []struct {
+		after    time.Duration
+		err      error
+		starting bool
+	}{
+		{0, kerr.CoordinatorLoadInProgress, true},
+		{loadPatience - 1, kerr.NotCoordinator, true},
+		{loadPatience, kerr.CoordinatorNotAvailable, false},
+		{loadPatience + 1, nil, false},
+		{loadPatience + 2, kerr.CoordinatorLoadInProgress, true},
+		{loadPatience + 3, kerr.GroupAuthorizationFailed, false},
+	} {
+		if got := m.starting(c.err, start.Add(c.after)); got != c.starting {
+			t.Errorf("after %s, %v: starting is %t", c.after, c.err, got)
+		}
+	}
 }
