@@ -105,11 +105,14 @@ func (p *process) ended() bool {
 	}
 }
 
-// kill ends the process as kill -9 would and waits until it is gone.
+// kill ends the process as kill -9 would, with all that it has started, and waits until it is
+// gone. It is stopped first: a child that it begets while we kill the others would outlive them, as a
+// backend of PostgreSQL that waits for ever for a lock of the dead, and holds their memory.
 func (p *process) kill() {
 	if p == nil {
 		return
 	}
+	p.signal(syscall.SIGSTOP)
 	p.signal(syscall.SIGKILL)
 	<-p.done
 }
