@@ -342,7 +342,8 @@ func (s SessionState) String() string {
 	return "unknown"
 }
 
-// Renewed is what a Beat found of a session: its state, or SessionAbsent, and what it holds.
+// Renewed is what a Beat found of a session: its state and what it holds. Nothing is said to be
+// held by one that is SessionAbsent.
 type Renewed struct {
 	State SessionState
 	Held  []Lease

@@ -53,8 +53,9 @@ func (l *Ledger) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledge
 		return nil, err
 	}
 	for _, h := range leases {
-		one := &out[slices.Index(ids, h.Session)]
-		one.Held = append(one.Held, h)
+		if one := &out[slices.Index(ids, h.Session)]; one.State != ledger.SessionAbsent {
+			one.Held = append(one.Held, h)
+		}
 	}
 	return out, nil
 }
