@@ -39,6 +39,14 @@ type Ledger interface {
 	// anything.
 	Now(ctx context.Context) (time.Time, error)
 
+	// Pulse says in one reading whether there is anything to do: what Claim, or
+	// Apply and Held by the same criteria, would find now. It takes no lock, sees all
+	// that was committed before the call, and costs a look at an index for what it
+	// is asked, but for the sessions of all running jobs where it is asked for orphans. It may tell of
+	// what others hold locked, and of ready jobs that no claim gets: of a queue
+	// that is paused, expired, or suspects.
+	Pulse(ctx context.Context, now time.Time, ask Ask) (Pulse, error)
+
 	// Wake tells the other processes on this ledger that the queues have work.
 	// It is a hint, sent outside of any transaction of a producer; a ledger
 	// with one owning process does nothing.

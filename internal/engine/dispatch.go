@@ -3,9 +3,9 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
@@ -22,8 +22,8 @@ const (
 // dispatcher claims jobs for all Lease calls that wait in this process. Each
 // waiter has a mark for each of its queues that may have work: set when it
 // comes, unless its session's last claim left nothing there, when the queue is woken and
-// at every poll interval, cleared when a claim found nothing. A claim is made for
-// marked waiters only, so an empty queue costs one claim an interval, and nothing spins.
+// when the pulse has seen ready jobs in it, cleared when a claim found nothing. A claim is made for
+// marked waiters only, so an empty queue costs none, and nothing spins.
 type dispatcher struct {
 	mu      sync.Mutex
 	waiters []*waiter // the longest without an answer first
@@ -114,12 +114,30 @@ func (d *dispatcher) wake(queues []string) {
 	d.mark(queues, func(_ *waiter, q string) bool { return slices.Contains(queues, q) })
 }
 
-// poll marks all waiters, though nothing is known of work.
-func (d *dispatcher) poll() {
+// poll marks the waiters of queues that have ready jobs, though they may be none that any of them may get.
+func (d *dispatcher) poll(ready []string) {
+	if len(ready) == 0 {
+		return
+	}
 	d.mu.Lock()
 	d.polled = true
 	d.mu.Unlock()
-	d.wakeAll()
+	d.wake(ready)
+}
+
+// ask returns the queues that somebody waits for: the pulse will tell of them. What is
+// known of all others is forgotten, for it does not.
+func (d *dispatcher) ask() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	waited := map[string]bool{}
+	for _, w := range d.waiters {
+		for _, q := range w.queues {
+			waited[q] = true
+		}
+	}
+	d.dry.keep(waited)
+	return slices.Sorted(maps.Keys(waited))
 }
 
 func (d *dispatcher) wakeAll() {
@@ -263,14 +281,10 @@ func (d *dispatcher) end() {
 func (e *Engine) runDispatch(ctx context.Context) {
 	d := e.dispatch
 	defer d.end()
-	poll := time.NewTicker(e.conf.PollInterval)
-	defer poll.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-poll.C:
-			d.poll()
 		case <-d.bell:
 		}
 		for ctx.Err() == nil {

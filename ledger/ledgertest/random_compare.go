@@ -25,6 +25,17 @@ func (r *random) compare() {
 	}
 	r.compareSessions()
 	r.compareOldest()
+	r.comparePulse()
+}
+
+func (r *random) comparePulse() {
+	r.Helper()
+	ask := ledger.Ask{Due: true, Orphans: true, Cancels: true, Queues: []string{"q", "r"}}
+	got := r.pulse(ask)
+	want, _ := r.m.Pulse(r.ctx, r.now, ask)
+	if got.Due != want.Due || got.Orphans != want.Orphans || got.Cancels != want.Cancels || !slices.Equal(got.Ready, want.Ready) {
+		r.Fatalf("pulse %+v, want %+v", got, want)
+	}
 }
 
 // compareJobs also makes the ledger's fresh Seqs the model's, so that the two
