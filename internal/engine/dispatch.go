@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 
@@ -127,17 +126,22 @@ func (d *dispatcher) poll(ready []string) {
 
 // ask returns the queues that somebody waits for: the pulse will tell of them. What is
 // known of all others is forgotten, for it does not.
-func (d *dispatcher) ask() []string {
+func (d *dispatcher) ask() []ledger.Head {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	waited := map[string]bool{}
+	waited, wants := map[string]bool{}, map[want]bool{}
+	var heads []ledger.Head
 	for _, w := range d.waiters {
 		for _, q := range w.queues {
 			waited[q] = true
+			if it := (want{q, w.kindsKey}); !wants[it] {
+				wants[it] = true
+				heads = append(heads, ledger.Head{Queue: q, Kinds: w.kinds})
+			}
 		}
 	}
 	d.dry.keep(waited)
-	return slices.Sorted(maps.Keys(waited))
+	return heads
 }
 
 func (d *dispatcher) wakeAll() {

@@ -141,8 +141,15 @@ func (f *fake) Pulse(_ context.Context, now time.Time, ask ledger.Ask) (p ledger
 		p.Due = p.Due || ask.Due && (f.picked(ledger.Pick{Due: now}, j) || f.picked(ledger.Pick{Expired: now}, j))
 		p.Orphans = p.Orphans || ask.Orphans && (f.picked(ledger.Pick{Orphans: ledger.SessionDead}, j) || f.picked(ledger.Pick{Orphans: ledger.SessionDrained}, j))
 		p.Cancels = p.Cancels || ask.Cancels && j.State == job.Running && j.CancelRequested
-		if j.State == job.Ready && slices.Contains(ask.Queues, j.Queue) && !slices.Contains(p.Ready, j.Queue) {
-			p.Ready = append(p.Ready, j.Queue)
+	}
+	for _, h := range ask.Queues {
+		of := func(j *job.Job) bool {
+			return j.State == job.Ready && j.Queue == h.Queue && (len(h.Kinds) == 0 || slices.Contains(h.Kinds, j.Kind))
+		}
+		for _, j := range f.jobs {
+			if of(j) && !slices.Contains(p.Ready, h.Queue) {
+				p.Ready = append(p.Ready, h.Queue)
+			}
 		}
 	}
 	return p, nil

@@ -23,9 +23,12 @@ func (m *model) Pulse(ctx context.Context, now time.Time, ask ledger.Ask) (ledge
 	p.Due = ask.Due && (some(ledger.Pick{Due: now}) || some(ledger.Pick{Expired: now}))
 	p.Orphans = ask.Orphans && (some(ledger.Pick{Orphans: ledger.SessionDead}) || some(ledger.Pick{Orphans: ledger.SessionDrained}))
 	p.Cancels = ask.Cancels && len(m.leases(func(j *job.Job) bool { return j.CancelRequested })) > 0
-	for _, q := range slices.Compact(slices.Sorted(slices.Values(ask.Queues))) {
-		if len(m.where(func(j *job.Job) bool { return j.State == job.Ready && j.Queue == q })) > 0 {
-			p.Ready = append(p.Ready, q)
+	for _, h := range ask.Queues {
+		ready := m.where(func(j *job.Job) bool {
+			return j.State == job.Ready && (j.ExpiresAt.IsZero() || j.ExpiresAt.After(now)) && j.Queue == h.Queue && (len(h.Kinds) == 0 || slices.Contains(h.Kinds, j.Kind))
+		})
+		if len(ready) > 0 && !slices.Contains(p.Ready, h.Queue) {
+			p.Ready = append(p.Ready, h.Queue)
 		}
 	}
 	return p, nil

@@ -15,12 +15,14 @@ var pulseTests = []test{
 	{"Orphans", nil, pulseOrphans},
 	{"Cancels", nil, pulseCancels},
 	{"Ready", nil, pulseReady},
+	{"Lanes", nil, pulseLanes},
+	{"LateCommit", hasHoldInsert, pulseLate},
 	{"Clock", nil, pulseClock},
 }
 
-// everything asks for all there is, of queues q and r.
+// everything asks for all there is, of queue q and of r's kind k.
 func everything() ledger.Ask {
-	return ledger.Ask{Due: true, Orphans: true, Cancels: true, Queues: []string{"q", "r"}}
+	return ledger.Ask{Due: true, Orphans: true, Cancels: true, Queues: []ledger.Head{{Queue: "q"}, {Queue: "r", Kinds: []string{"k"}}}}
 }
 
 func (w *world) pulse(ask ledger.Ask) ledger.Pulse {
@@ -49,7 +51,7 @@ func pulseNothing(w *world) {
 	w.insert(w.job(), w.job(at(w.now.Add(time.Hour))), w.job(at(w.now.Add(time.Hour)), expires(w.now.Add(2*time.Hour))))
 	w.claim(s, 1)
 	w.wantPulse("nothing to do", false, false, false)
-	p := w.pulse(ledger.Ask{Queues: []string{"nowhere", ""}})
+	p := w.pulse(ledger.Ask{Queues: []ledger.Head{{Queue: "nowhere"}, {Queue: ""}, {Queue: "nowhere", Kinds: []string{"k"}}}})
 	if len(p.Ready) > 0 {
 		w.Errorf("queues that are not there: %v", p.Ready)
 	}
@@ -73,9 +75,9 @@ func pulseExpired(w *world) {
 	w.pass(time.Second - time.Microsecond)
 	w.wantPulse("not yet", false, false, false, "q")
 	w.pass(time.Microsecond)
-	for _, ready := range [][]string{{"q"}, {"q"}, nil} {
-		if p := w.pulse(everything()); p.Due != (ready != nil) {
-			w.Errorf("due: %t, want %t", p.Due, ready != nil)
+	for range 2 { // whether an expired job is ready is left to the ledger
+		if !w.pulse(everything()).Due {
+			w.Error("an expired job is not told of")
 		}
 		w.stepAll(ledger.Pick{Expired: w.now, Limit: 1}, job.Expire)
 	}
@@ -124,21 +126,84 @@ func pulseCancels(w *world) {
 
 func pulseReady(w *world) {
 	s := w.session()
+	of := func(heads ...ledger.Head) []string { return w.pulse(ledger.Ask{Queues: heads}).Ready }
 	w.insert(w.job(), w.job(queue("r")), w.job(kind("other")), w.job(queue("else")))
 	w.wantPulse("ready", false, false, false, "q", "r")
-	if p := w.pulse(ledger.Ask{Queues: []string{"r", "r"}}); !slices.Equal(p.Ready, []string{"r"}) {
-		w.Errorf("named twice: %v", p.Ready)
+	if got := of(ledger.Head{Queue: "r"}, ledger.Head{Queue: "r", Kinds: []string{"k", "k"}}); !slices.Equal(got, []string{"r"}) {
+		w.Errorf("named twice: %v", got)
+	}
+	if got := of(ledger.Head{Queue: "r", Kinds: []string{"nosuch", "other"}}); len(got) > 0 {
+		w.Errorf("of other kinds: %v", got)
 	}
 	w.claim(s, 1, "k")
 	w.wantPulse("another kind is left", false, false, false, "q", "r")
+	if got := of(ledger.Head{Queue: "q", Kinds: []string{"k"}}); len(got) > 0 {
+		w.Errorf("the other kind: %v", got)
+	}
+	if got := of(ledger.Head{Queue: "q", Kinds: []string{"k"}}, ledger.Head{Queue: "q", Kinds: []string{"other"}}); !slices.Equal(got, []string{"q"}) {
+		w.Errorf("both kinds, named apart: %v", got)
+	}
 	w.claim(s, 1)
 	w.wantPulse("taken", false, false, false, "r")
 	w.ok(w.l.SetPaused(w.ctx, w.now, "r", true))
 	_, err := w.l.Upkeep(w.ctx, w.now, ledger.Keep{})
 	w.ok(err)
-	if p := w.pulse(ledger.Ask{Queues: []string{"q"}}); len(p.Ready) > 0 {
-		w.Errorf("after upkeep: %v", p.Ready)
+	if got := of(ledger.Head{Queue: "q"}, ledger.Head{Queue: "q", Kinds: []string{"k", "other"}}); len(got) > 0 {
+		w.Errorf("after upkeep: %v", got)
 	}
+}
+
+// pulseLanes has one job after another ready in each lane, with pulses that saw none before it.
+func pulseLanes(w *world) {
+	ask := ledger.Ask{Queues: []ledger.Head{{Queue: "q", Kinds: []string{"k"}}}}
+	none := func(what string) {
+		w.Helper()
+		if p := w.pulse(ask); len(p.Ready) > 0 {
+			w.Errorf("%s: %v", what, p.Ready)
+		}
+	}
+	some := func(what string) {
+		w.Helper()
+		if p := w.pulse(ask); len(p.Ready) != 1 {
+			w.Errorf("%s: nothing ready", what)
+		}
+	}
+	s := w.session()
+	for p := range 10 {
+		none("nothing yet")
+		id := w.insert(w.job(prio(p)))[0]
+		some("ready")
+		w.claim(s, 1)
+		none("claimed")
+		w.must(id, job.Move{Event: job.Release})
+		some("given back")
+		w.claim(s, 1)
+		none("claimed again")
+		w.must(id, job.Move{Event: job.Crash, Failure: job.Failure{Message: "died"}})
+		some("a suspect")
+		w.claim(s, 1)
+		none("the suspect is claimed")
+		w.must(id, job.Move{Event: job.Succeed})
+	}
+}
+
+// pulseLate has a job commit after the claims and the pulses have passed it.
+func pulseLate(w *world) {
+	s := w.session()
+	ask := ledger.Ask{Queues: []ledger.Head{{Queue: "q", Kinds: []string{"k"}}}}
+	commit := w.suite.features.HoldInsert(w.TB, w.l, ledger.Item{Job: w.job()})
+	for range 20 {
+		w.insert(w.job())
+		w.claim(s, 5, "k")
+		if p := w.pulse(ask); len(p.Ready) > 0 {
+			w.Errorf("what is not committed is ready")
+		}
+	}
+	commit()
+	if p := w.pulse(ask); len(p.Ready) != 1 {
+		w.Errorf("the late job is not seen")
+	}
+	w.eventually("the late job is found", 2*time.Second, func() bool { return len(w.claim(s, 5, "k")) == 1 })
 }
 
 func pulseClock(w *world) {

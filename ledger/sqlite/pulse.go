@@ -2,8 +2,7 @@ package sqlite
 
 import (
 	"context"
-	"database/sql/driver"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/errandhq/errand/ledger"
@@ -38,15 +37,20 @@ func (r *headReader) pulse(now time.Time, ask *ledger.Ask, p *ledger.Pulse) erro
 			return err
 		}
 	}
-	if len(ask.Queues) == 0 {
-		return nil
+	for _, h := range ask.Queues {
+		if slices.Contains(p.Ready, h.Queue) {
+			continue
+		}
+		ready, err := r.ready(h.Queue)
+		if err != nil {
+			return err
+		}
+		for kind, n := range ready {
+			if (len(h.Kinds) == 0 || slices.Contains(h.Kinds, kind)) && *n != [lanes]int64{} {
+				p.Ready = append(p.Ready, h.Queue)
+				break
+			}
+		}
 	}
-	names := coldsql.JSON(ask.Queues)
-	return r.c.query(`SELECT queue FROM counter WHERE state = 2 AND queue IN (SELECT value FROM json_each(?))
-		GROUP BY queue HAVING sum(n) > 0`, []any{names}, func(row []driver.Value) error {
-		var queue string
-		err := assign(row, []any{&queue})
-		p.Ready = append(p.Ready, strings.Clone(queue))
-		return err
-	})
+	return nil
 }
