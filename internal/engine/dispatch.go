@@ -159,6 +159,23 @@ func (d *dispatcher) wakeRest(queue string, c crew) {
 	})
 }
 
+// expel marks the waiters whose sessions are not live in a list of all: a claim tells them so.
+func (d *dispatcher) expel(list []ledger.Session) {
+	live := make(map[job.ID]bool, len(list))
+	for i := range list {
+		live[list[i].ID] = list[i].State == ledger.SessionLive
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.gen++
+	for _, w := range d.waiters {
+		if !live[w.session] { // or it was opened since, and the claim finds nothing
+			w.marks[0] = d.gen
+			ring(d.bell)
+		}
+	}
+}
+
 // mark is the one place where a wake is taken in: for those that wait, and for those
 // that come later. Without queues it is one of all.
 func (d *dispatcher) mark(queues []string, which func(w *waiter, queue string) bool) {

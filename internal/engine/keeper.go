@@ -109,6 +109,7 @@ func (e *Engine) keep(ctx context.Context) error {
 		return fmt.Errorf("look at the sessions: %w", err)
 	}
 	names := k.learn(list)
+	e.dispatch.expel(list)
 	e.sessions.prune(e.conf.Monotonic() - 4*e.conf.SessionTTL)
 	if e.conf.Roles&RoleKeeper == 0 {
 		return nil // it only remembers names

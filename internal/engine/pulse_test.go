@@ -128,6 +128,44 @@ func TestPulseFindsReadyJobs(t *testing.T) {
 	}
 }
 
+// Lease calls of sessions that have ended are told so, all of them, though there is no work.
+func TestWaitersOfEndedSessionsAreTold(t *testing.T) {
+	for _, state := range []ledger.SessionState{ledger.SessionAbsent, ledger.SessionDraining, ledger.SessionDead, ledger.SessionDrained} {
+		inWorld(t, engine.Config{}, func(w *world) {
+			lost, live := make(chan error, 10), w.open()
+			got := w.poll(w.ctx, engine.LeaseRequest{Session: live, Call: 1})
+			for range cap(lost) {
+				s := w.open()
+				go func() {
+					_, _, err := w.Lease(w.ctx, engine.LeaseRequest{Session: s, Call: 1, Queues: []string{"default"}, Max: 1, Wait: 20 * time.Second})
+					lost <- err
+				}()
+			}
+			time.Sleep(3*time.Second + time.Millisecond)
+			w.f.mu.Lock()
+			for id, s := range w.f.sessions {
+				if id != live && state == ledger.SessionAbsent {
+					delete(w.f.sessions, id)
+				} else if id != live {
+					s.State = state
+				}
+			}
+			w.f.mu.Unlock()
+			at := time.Now()
+			for range cap(lost) {
+				w.fails(<-lost, job.ErrSessionLost)
+			}
+			if d := time.Since(at); d > time.Second {
+				t.Errorf("%s: they were told after %s", state, d)
+			}
+			w.put(1)
+			if jobs := <-got; len(jobs) != 1 {
+				t.Errorf("%s: the live one got %d jobs", state, len(jobs))
+			}
+		})
+	}
+}
+
 // Intervals that do not agree each come in time.
 func TestPulseKeepsBothRhythms(t *testing.T) {
 	for _, interval := range []time.Duration{300 * time.Millisecond, 700 * time.Millisecond, 10 * time.Second} {
