@@ -126,7 +126,9 @@ func (f *footprint) wait(ctx context.Context, s *served, count func(context.Cont
 		errand.HandleKind(w, "idle", func(context.Context, *errand.RawJob) error { return nil })
 		crew.Go(func() error { return w.Run(working) })
 	}
-	if err := sleep(ctx, 3*time.Second); err != nil { // until all have come
+	// Until all have come, and PostgreSQL's idle connections have told its statistics of it,
+	// which they do ten seconds later.
+	if err := sleep(ctx, 13*time.Second); err != nil {
 		return 0, 0, err
 	}
 	began, cpu, err := time.Now(), time.Duration(0), error(nil)

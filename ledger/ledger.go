@@ -39,6 +39,14 @@ type Ledger interface {
 	// anything.
 	Now(ctx context.Context) (time.Time, error)
 
+	// Pulse says in one reading whether there is anything to do: what Claim, or
+	// Apply and Held by the same criteria, would find now. It takes no lock, and sees all
+	// that was committed before the call, however late. A queue costs what a Claim of
+	// one job reads, orphans the sessions of all running jobs, the rest a look at an
+	// index. It may tell of what others hold locked, and of queues whose ready
+	// jobs no claim gets: they are paused, or the jobs are suspects or expired.
+	Pulse(ctx context.Context, now time.Time, ask Ask) (Pulse, error)
+
 	// Wake tells the other processes on this ledger that the queues have work.
 	// It is a hint, sent outside of any transaction of a producer; a ledger
 	// with one owning process does nothing.

@@ -9,7 +9,7 @@ import (
 	"github.com/errandhq/errand/ledger"
 )
 
-// clock follows the ledger's clock: asked for each second, advanced by the
+// clock follows the ledger's clock: asked for at least each second (runPulse), advanced by the
 // monotonic clock in between. So every process on one ledger decides by the
 // same time, whatever its own wall clock says.
 type clock struct {
@@ -21,18 +21,22 @@ type clock struct {
 	at   time.Duration // when, by monotonic
 }
 
-// sync asks the ledger. The answer is taken for the middle of the call.
+// sync asks the ledger.
 func (c *clock) sync(ctx context.Context) error {
 	before := c.monotonic()
 	now, err := c.ledger.Now(ctx)
 	if err != nil {
 		return fmt.Errorf("read the ledger's clock: %w", err)
 	}
-	after := c.monotonic()
+	c.set(now, before, c.monotonic())
+	return nil
+}
+
+// set takes the ledger's time, as it was in the middle of a call.
+func (c *clock) set(now time.Time, before, after time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.base, c.at = now, before+(after-before)/2
-	return nil
 }
 
 // read returns the ledger's time as last seen, to the microsecond that ledgers
@@ -62,12 +66,4 @@ func (c *clock) now(ctx context.Context) (time.Time, error) {
 func (e *Engine) Now() time.Time {
 	t, _ := e.clock.read()
 	return t
-}
-
-func (e *Engine) runClock(ctx context.Context) {
-	e.every(ctx, "clock", time.Second, nil, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, ledgerPatience)
-		defer cancel()
-		return e.clock.sync(ctx)
-	})
 }

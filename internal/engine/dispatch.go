@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
@@ -22,8 +21,8 @@ const (
 // dispatcher claims jobs for all Lease calls that wait in this process. Each
 // waiter has a mark for each of its queues that may have work: set when it
 // comes, unless its session's last claim left nothing there, when the queue is woken and
-// at every poll interval, cleared when a claim found nothing. A claim is made for
-// marked waiters only, so an empty queue costs one claim an interval, and nothing spins.
+// when the pulse has seen ready jobs in it, cleared when a claim found nothing. A claim is made for
+// marked waiters only, so an empty queue costs none, and nothing spins.
 type dispatcher struct {
 	mu      sync.Mutex
 	waiters []*waiter // the longest without an answer first
@@ -114,12 +113,35 @@ func (d *dispatcher) wake(queues []string) {
 	d.mark(queues, func(_ *waiter, q string) bool { return slices.Contains(queues, q) })
 }
 
-// poll marks all waiters, though nothing is known of work.
-func (d *dispatcher) poll() {
+// poll marks the waiters of queues that have ready jobs, though they may be none that any of them may get.
+func (d *dispatcher) poll(ready []string) {
+	if len(ready) == 0 {
+		return
+	}
 	d.mu.Lock()
 	d.polled = true
 	d.mu.Unlock()
-	d.wakeAll()
+	d.wake(ready)
+}
+
+// ask returns the queues that somebody waits for: the pulse will tell of them. What is
+// known of all others is forgotten, for it does not.
+func (d *dispatcher) ask() []ledger.Head {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	waited, wants := map[string]bool{}, map[want]bool{}
+	var heads []ledger.Head
+	for _, w := range d.waiters {
+		for _, q := range w.queues {
+			waited[q] = true
+			if it := (want{q, w.kindsKey}); !wants[it] {
+				wants[it] = true
+				heads = append(heads, ledger.Head{Queue: q, Kinds: w.kinds})
+			}
+		}
+	}
+	d.dry.keep(waited)
+	return heads
 }
 
 func (d *dispatcher) wakeAll() {
@@ -135,6 +157,23 @@ func (d *dispatcher) wakeRest(queue string, c crew) {
 		rest, all := c.rest(w.kinds)
 		return all || len(rest) > 0 || w.ofCanary()
 	})
+}
+
+// expel marks the waiters whose sessions are not live in a list of all: a claim tells them so.
+func (d *dispatcher) expel(list []ledger.Session) {
+	live := make(map[job.ID]bool, len(list))
+	for i := range list {
+		live[list[i].ID] = list[i].State == ledger.SessionLive
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.gen++
+	for _, w := range d.waiters {
+		if !live[w.session] { // or it was opened since, and the claim finds nothing
+			w.marks[0] = d.gen
+			ring(d.bell)
+		}
+	}
 }
 
 // mark is the one place where a wake is taken in: for those that wait, and for those
@@ -263,14 +302,10 @@ func (d *dispatcher) end() {
 func (e *Engine) runDispatch(ctx context.Context) {
 	d := e.dispatch
 	defer d.end()
-	poll := time.NewTicker(e.conf.PollInterval)
-	defer poll.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-poll.C:
-			d.poll()
 		case <-d.bell:
 		}
 		for ctx.Err() == nil {

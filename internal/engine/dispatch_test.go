@@ -32,10 +32,10 @@ func TestAPollAsksOnce(t *testing.T) {
 	}
 	asks(roundAlike, false) // they have just come
 	asks(0, false)
-	d.poll()
+	d.poll([]string{"q"})
 	asks(1, false)
 	asks(0, false)
-	d.poll()
+	d.poll([]string{"q"})
 	asks(1, true)
 	asks(roundAlike, false)
 	asks(0, false)

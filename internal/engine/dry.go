@@ -1,13 +1,18 @@
 package engine
 
-import "github.com/errandhq/errand/job"
+import (
+	"maps"
 
-// maxDry bounds what is remembered of empty queues between two polls.
+	"github.com/errandhq/errand/job"
+)
+
+// maxDry bounds what is remembered of empty queues.
 const maxDry = 10_000
 
 // dryness remembers who has had all that there was: a worker that asks again
 // right after its last job need not cost a claim that finds nothing. It is forgotten with
-// the queue's next wake, and every poll, which finds what nobody woke for. Only the
+// the queue's next wake, a pulse that sees ready jobs there, which nobody woke for, and one that was
+// not asked. Only the
 // session that was told so is not asked for: another may get what this one may
 // not have, which is a second suspect.
 type dryness struct {
@@ -28,9 +33,16 @@ func newDryness() dryness {
 
 // leave notes that a claim of generation gen left nothing.
 func (d *dryness) leave(a ask, gen uint64) {
-	if len(d.found) < maxDry {
-		d.found[a] = gen
+	if len(d.found) >= maxDry {
+		clear(d.found) // most may be of sessions that have gone
 	}
+	d.found[a] = gen
+}
+
+// keep forgets who has had all of other queues. When these were woken stays: a claim under
+// way may still leave nothing in a generation before it.
+func (d *dryness) keep(queues map[string]bool) {
+	maps.DeleteFunc(d.found, func(a ask, _ uint64) bool { return !queues[a.want.queue] })
 }
 
 // wake notes that a queue may have work, as of generation gen.

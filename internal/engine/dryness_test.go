@@ -21,7 +21,16 @@ func TestDrynessEndsWithTheNextWake(t *testing.T) {
 		"wake of another queue": {func(d *dryness) { d.leave(a, 5); d.wake("r", 6) }, true},
 		"wake of all after it":  {func(d *dryness) { d.leave(a, 5); d.wakeAll(6) }, false},
 		"wake of all during it": {func(d *dryness) { d.wakeAll(6); d.leave(a, 5) }, false},
-		"another session's":     {func(d *dryness) { d.leave(ask{job.ID{2}, a.want}, 5) }, false},
+		"too many answers": {func(d *dryness) {
+			d.leave(a, 5)
+			for i := range maxDry {
+				d.leave(ask{job.ID{2}, want{fmt.Sprint(i), "k"}}, 5)
+			}
+		}, false},
+		"pulse that is asked for it":   {func(d *dryness) { d.leave(a, 5); d.keep(map[string]bool{"q": true}) }, true},
+		"pulse that is not":            {func(d *dryness) { d.leave(a, 5); d.keep(map[string]bool{"r": true}) }, false},
+		"wake during it, then a pulse": {func(d *dryness) { d.wake("q", 6); d.keep(nil); d.leave(a, 5) }, false},
+		"another session's":            {func(d *dryness) { d.leave(ask{job.ID{2}, a.want}, 5) }, false},
 		"too many wakes": {func(d *dryness) {
 			d.leave(a, 5)
 			for i := range maxDry + 1 {

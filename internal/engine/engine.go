@@ -219,6 +219,7 @@ type Engine struct {
 	waker    *waker
 	promoter *promoter
 	keeper   *keeper
+	cancels  chan struct{} // rung when the pulse has seen cancellations
 	notes    *notes
 	depth    *depth
 	waits    *waits
@@ -258,6 +259,7 @@ func New(l ledger.Ledger, c Config) *Engine {
 		waker:    newWaker(),
 		promoter: newPromoter(),
 		keeper:   newKeeper(),
+		cancels:  make(chan struct{}, 1),
 		notes:    newNotes(),
 		depth:    newDepth(c.MaxDepth),
 		waits:    newWaits(),

@@ -345,12 +345,9 @@ func (e *Engine) signalCancel(l ledger.Lease) {
 }
 
 // runCancelWatch finds the cancellations that were asked for at other servers,
-// while any worker waits at this one.
+// when the pulse has seen some.
 func (e *Engine) runCancelWatch(ctx context.Context) {
-	e.every(ctx, "cancel", time.Second, nil, func(ctx context.Context) error {
-		if !e.sessions.waiting() {
-			return nil
-		}
+	e.at(ctx, "cancel", e.cancels, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, ledgerPatience)
 		defer cancel()
 		leases, err := e.ledger.Held(ctx, nil)

@@ -131,6 +131,30 @@ func (f *fake) Now(context.Context) (time.Time, error) {
 	return time.Now().Add(f.skew), nil
 }
 
+func (f *fake) Pulse(_ context.Context, now time.Time, ask ledger.Ask) (p ledger.Pulse, err error) {
+	if err := f.enter("Pulse"); err != nil {
+		return ledger.Pulse{}, err
+	}
+	defer f.leave("Pulse", &err)
+	p.Now = time.Now().Add(f.skew)
+	for _, j := range f.jobs {
+		p.Due = p.Due || ask.Due && (f.picked(ledger.Pick{Due: now}, j) || f.picked(ledger.Pick{Expired: now}, j))
+		p.Orphans = p.Orphans || ask.Orphans && (f.picked(ledger.Pick{Orphans: ledger.SessionDead}, j) || f.picked(ledger.Pick{Orphans: ledger.SessionDrained}, j))
+		p.Cancels = p.Cancels || ask.Cancels && j.State == job.Running && j.CancelRequested
+	}
+	for _, h := range ask.Queues {
+		of := func(j *job.Job) bool {
+			return j.State == job.Ready && j.Queue == h.Queue && (len(h.Kinds) == 0 || slices.Contains(h.Kinds, j.Kind))
+		}
+		for _, j := range f.jobs {
+			if of(j) && !slices.Contains(p.Ready, h.Queue) {
+				p.Ready = append(p.Ready, h.Queue)
+			}
+		}
+	}
+	return p, nil
+}
+
 func (f *fake) Wake(_ context.Context, queues []string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/errandhq/errand/job"
@@ -23,7 +24,8 @@ const (
 // process's monotonic clock, counted anew when the keeper starts and after each
 // gap in its own sight of the ledger.
 type keeper struct {
-	bell chan struct{}
+	bell    chan struct{}
+	orphans atomic.Bool // there may be jobs to take back
 
 	pulses map[job.ID]pulse
 	seen   bool          // a tick has gone well before,
@@ -48,8 +50,11 @@ func newKeeper() *keeper {
 	return &keeper{bell: make(chan struct{}, 1), pulses: map[job.ID]pulse{}, names: map[job.ID]string{}}
 }
 
-// kick has the keeper look at once.
-func (k *keeper) kick() { ring(k.bell) }
+// kick has the keeper look at once, for jobs to take back too.
+func (k *keeper) kick() {
+	k.orphans.Store(true)
+	ring(k.bell)
+}
 
 // worker returns the name of a session's worker, "" if it is not known.
 func (k *keeper) worker(session job.ID) string {
@@ -104,6 +109,7 @@ func (e *Engine) keep(ctx context.Context) error {
 		return fmt.Errorf("look at the sessions: %w", err)
 	}
 	names := k.learn(list)
+	e.dispatch.expel(list)
 	e.sessions.prune(e.conf.Monotonic() - 4*e.conf.SessionTTL)
 	if e.conf.Roles&RoleKeeper == 0 {
 		return nil // it only remembers names
@@ -113,6 +119,10 @@ func (e *Engine) keep(ctx context.Context) error {
 		if err := e.end(ctx, s); err != nil {
 			return err
 		}
+		k.orphans.Store(true)
+	}
+	if !k.orphans.Swap(false) {
+		return nil // the pulse asks for those that others have left
 	}
 	return e.sweep(ctx, names)
 }

@@ -22,7 +22,7 @@ type loop struct {
 func (e *Engine) Run(ctx context.Context) error {
 	e.running.Store(true)
 	loops := []loop{
-		{"clock", e.runClock, allRoles},                // keeps step with the ledger's clock
+		{"pulse", e.runPulse, allRoles},                // asks what there is to do, keeps step with the ledger's clock
 		{"enqueue", e.inserts.run, allRoles},           // single enqueues share commits
 		{"succeed", e.succeeds.run, allRoles},          // so do settles,
 		{"settle", e.settles.run, allRoles},            //
@@ -75,6 +75,23 @@ func (e *Engine) every(ctx context.Context, name string, interval time.Duration,
 		case <-tick.C:
 		case <-bell:
 		}
+	}
+}
+
+// at calls fn at each ring of bell, until ctx ends, with its troubles logged as those of every.
+func (e *Engine) at(ctx context.Context, name string, bell <-chan struct{}, fn func(context.Context) error) {
+	ill := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-bell:
+		}
+		err := fn(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		ill = e.report(name, ill, err)
 	}
 }
 

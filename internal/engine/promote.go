@@ -17,8 +17,8 @@ const (
 )
 
 // promoter makes scheduled jobs ready when their time has come, and cancels
-// jobs that nobody took before they expired. It looks at every poll interval,
-// when kicked, and at the times it was told of that come sooner.
+// jobs that nobody took before they expired. It looks when kicked, as by the pulse, which asks
+// at every poll interval whether there are any, and at the times it was told of that come sooner.
 type promoter struct {
 	bell chan struct{}
 
@@ -33,7 +33,7 @@ func newPromoter() *promoter {
 // kick has the promoter look at once.
 func (p *promoter) kick() { ring(p.bell) }
 
-// expect has it look when runAt comes, if that is before the next poll; so the
+// expect has it look when runAt comes, if that is before the next pulse; so the
 // list never holds more than an interval's worth of grains.
 func (p *promoter) expect(e *Engine, runAt time.Time) {
 	if runAt.Sub(e.Now()) >= e.conf.PollInterval || e.conf.Roles&RoleKeeper == 0 {
@@ -75,12 +75,12 @@ func (e *Engine) runPromoter(ctx context.Context) {
 			return
 		}
 		ill = e.report("promote", ill, err)
-		wait := e.conf.PollInterval
-		if !next.IsZero() {
-			wait = min(wait, max(next.Sub(e.Now()), 0))
-		}
 		if more && err == nil {
-			wait = 0
+			continue
+		}
+		wait := time.Hour // for the bell
+		if !next.IsZero() {
+			wait = max(next.Sub(e.Now()), 0)
 		}
 		t := time.NewTimer(wait)
 		select {

@@ -45,11 +45,12 @@ const (
 	opClock
 	opUpkeep
 	opHeads
+	opPulse
 	opFoldStats
 	opReadStats
 )
 
-var operations = [...]string{"insert", "claim", "succeed", "apply", "beat", "sessions", "counts", "read", "clock", "upkeep", "heads", "fold_stats", "read_stats"}
+var operations = [...]string{"insert", "claim", "succeed", "apply", "beat", "sessions", "counts", "read", "clock", "upkeep", "heads", "pulse", "fold_stats", "read_stats"}
 
 // timed is a ledger under a watch.
 type timed struct {
@@ -117,6 +118,11 @@ func (t *timed) List(ctx context.Context, q ledger.Query) ([]job.Job, error) {
 // Heads implements ledger.Carried.
 func (t *timed) Heads(ctx context.Context, now time.Time, reqs []ledger.Head) ([]ledger.Headed, error) {
 	return watch(t, opHeads, func() ([]ledger.Headed, error) { return t.Ledger.Heads(ctx, now, reqs) })
+}
+
+// Pulse implements ledger.Ledger.
+func (t *timed) Pulse(ctx context.Context, now time.Time, ask ledger.Ask) (ledger.Pulse, error) {
+	return watch(t, opPulse, func() (ledger.Pulse, error) { return t.Ledger.Pulse(ctx, now, ask) })
 }
 
 // FoldStats implements ledger.Stats.

@@ -37,6 +37,11 @@ func (f *fake) Now(context.Context) (time.Time, error) {
 	return time.Now(), nil
 }
 
+func (f *fake) Pulse(ctx context.Context, _ time.Time, _ ledger.Ask) (p ledger.Pulse, err error) {
+	p.Now, err = f.Now(ctx)
+	return p, err
+}
+
 func (f *fake) Insert(_ context.Context, _ time.Time, items []ledger.Item) ([]ledger.Inserted, error) {
 	if f.entered != nil {
 		f.entered <- struct{}{}

@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t testing.TB) ledger.Ledger, f Features) {
 		{"ClaimByName", namedTests},
 		{"Heads", headsTests},
 		{"Relay", relayTests},
+		{"Pulse", pulseTests},
 		{"Succeed", succeedTests},
 		{"Apply", applyTests},
 		{"Pick", pickTests},

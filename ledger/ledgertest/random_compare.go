@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
@@ -25,6 +26,23 @@ func (r *random) compare() {
 	}
 	r.compareSessions()
 	r.compareOldest()
+	r.comparePulse()
+}
+
+// comparePulse leaves it to the ledger whether it tells of jobs that have expired.
+func (r *random) comparePulse() {
+	r.Helper()
+	for _, queues := range [][]ledger.Head{{{Queue: "q"}, {Queue: "r", Kinds: []string{"k2", "k1"}}}, {{Queue: "r"}, {Queue: "q", Kinds: []string{"k0"}}}} {
+		ask := ledger.Ask{Due: true, Orphans: true, Cancels: true, Queues: queues}
+		got := r.pulse(ask)
+		want, _ := r.m.Pulse(r.ctx, r.now, ask)
+		most, _ := r.m.Pulse(r.ctx, time.Time{}, ask)
+		missing := slices.ContainsFunc(want.Ready, func(q string) bool { return !slices.Contains(got.Ready, q) })
+		tooMuch := slices.ContainsFunc(got.Ready, func(q string) bool { return !slices.Contains(most.Ready, q) })
+		if got.Due != want.Due || got.Orphans != want.Orphans || got.Cancels != want.Cancels || missing || tooMuch {
+			r.Fatalf("pulse for %v: %+v, want %+v", queues, got, want)
+		}
+	}
 }
 
 // compareJobs also makes the ledger's fresh Seqs the model's, so that the two

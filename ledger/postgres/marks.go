@@ -20,7 +20,7 @@ import (
 // The mark may be wrong in three cases: an insert drew its number, and committed
 // after a later number was claimed; a claim skipped a row because another
 // claim held it, which then rolled back; a row was passed over as expired by
-// a clock. A rescan, part of a claim or of Heads every rescanEvery, reads from the floor on without locks, and
+// a clock. A rescan, part of a claim or of Heads every rescanEvery, and in part of each Pulse, reads from the floor on without locks, and
 // pulls the mark back to the first row that looks ready. The floor is the point below which
 // no transaction can put a row any more:
 //
@@ -181,6 +181,38 @@ func (m *marks) scanned(k laneKey, first, to, settled int64, now time.Time) (bac
 	return back
 }
 
+// floors returns the floors of lanes, 0 for those that have none.
+func (m *marks) floors(keys []laneKey) []int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	floors := make([]int64, len(keys))
+	for i, k := range keys {
+		if v := m.lanes[k]; v != nil && k.lane >= 0 {
+			floors[i] = v.floor
+		}
+	}
+	return floors
+}
+
+// bare takes that lanes but some had nothing ready beyond their floors, when all up to
+// settled had come to rest before.
+func (m *marks) bare(keys []laneKey, some []bool, settled int64, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, k := range keys {
+		v := m.lanes[k]
+		if some[i] || k.lane < 0 || v == nil && len(m.lanes) >= maxMarks {
+			continue
+		}
+		if v == nil {
+			v = &mark{}
+			m.lanes[k] = v
+		}
+		v.floor, v.seen = max(v.floor, settled), now
+		v.low = max(v.low, v.floor)
+	}
+}
+
 // take adds a sample and returns what has come to rest. writers are those who
 // hold the lock now.
 func (m *marks) take(s sample, now time.Time) int64 {
@@ -257,30 +289,35 @@ func (l *Ledger) rescanLanes(ctx context.Context, now time.Time, keys []laneKey)
 	return back, nil
 }
 
-// sampleWriters reads the last number drawn and then, in a statement of its
+// sampleSteps read the last number drawn and then, in a statement of its
 // own, who holds the lock: the other order would miss a writer that comes between.
+func sampleSteps(s *sample) []step {
+	return []step{
+		{
+			sql:  "SELECT CASE WHEN is_called THEN last_value + $1 ELSE 0 END FROM errand.seq",
+			args: []any{int64(seqBlock - 1)},
+			scan: func(r pgx.Rows) error { return r.Scan(&s.last) },
+		},
+		{
+			sql: `SELECT virtualtransaction FROM pg_locks WHERE locktype = 'advisory' AND granted
+				AND classid::bigint = $1 AND objid::bigint = $2 AND objsubid = 2
+				AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`,
+			args: []any{int64(lockClass), int64(lockWriting)},
+			scan: func(r pgx.Rows) error {
+				var v string
+				err := r.Scan(&v)
+				s.writers = append(s.writers, v)
+				return err
+			},
+		},
+	}
+}
+
 func (l *Ledger) sampleWriters(ctx context.Context, clock time.Time) error {
 	var s sample
 	err := l.inTx(ctx, "sample writers", func(t *tx) error {
 		s = sample{}
-		return t.end(ctx,
-			step{
-				sql:  "SELECT CASE WHEN is_called THEN last_value + $1 ELSE 0 END FROM errand.seq",
-				args: []any{int64(seqBlock - 1)},
-				scan: func(r pgx.Rows) error { return r.Scan(&s.last) },
-			},
-			step{
-				sql: `SELECT virtualtransaction FROM pg_locks WHERE locktype = 'advisory' AND granted
-					AND classid::bigint = $1 AND objid::bigint = $2 AND objsubid = 2
-					AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`,
-				args: []any{int64(lockClass), int64(lockWriting)},
-				scan: func(r pgx.Rows) error {
-					var v string
-					err := r.Scan(&v)
-					s.writers = append(s.writers, v)
-					return err
-				},
-			})
+		return t.end(ctx, sampleSteps(&s)...)
 	})
 	if err != nil {
 		return err

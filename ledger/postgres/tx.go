@@ -23,6 +23,10 @@ const settings = `SELECT set_config('enable_seqscan', 'off', true), set_config('
 	set_config('plan_cache_mode', 'force_generic_plan', true),
 	set_config('idle_in_transaction_session_timeout', '10s', true)`
 
+// begin names the isolation, for the server's default may be another: what a statement
+// reads must be later than what one before it has found (the lock on pausing, the sample of writers).
+const begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
 // step is one statement of a pipeline.
 type step struct {
 	sql  string
@@ -89,7 +93,7 @@ func (t *tx) run(ctx context.Context, steps ...step) error {
 	lead := 0
 	if !t.begun {
 		t.begun = true
-		b.Queue("BEGIN")
+		b.Queue(begin)
 		b.Queue(t.l.settings())
 		lead = 2
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/errandhq/errand/ledger/coldsql"
 )
 
-// headReader reads for the relay on a connection of its own, one call at a
+// headReader reads for the relay, and the pulse, on a connection of its own, one call at a
 // time: it holds up no write, and the slow queries of people, which share the
 // readers, do not hold it up. What was committed before a call, it sees.
 type headReader struct {
@@ -27,17 +27,28 @@ func (l *Ledger) Heads(ctx context.Context, now time.Time, reqs []ledger.Head) (
 	if err := ctx.Err(); err != nil || len(reqs) == 0 {
 		return nil, err
 	}
-	r := &l.heads
+	var answers []ledger.Headed
+	err := l.heads.do("heads", func() (err error) {
+		answers, err = l.heads.read(now, reqs)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answers, nil
+}
+
+// do runs fn, which has the connection to itself.
+func (r *headReader) do(op string, fn func() error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.c == nil {
-		return nil, job.Errorf(job.Unavailable, job.ReasonShuttingDown, "ledger: heads: the ledger is closed")
+		return job.Errorf(job.Unavailable, job.ReasonShuttingDown, "ledger: %s: the ledger is closed", op)
 	}
-	answers, err := r.read(now, reqs)
-	if err != nil {
-		return nil, wrapError("heads", err)
+	if err := fn(); err != nil {
+		return wrapError(op, err)
 	}
-	return answers, nil
+	return nil
 }
 
 // read answers all requests from one state of the database.

@@ -323,6 +323,9 @@ func TestPlans(t *testing.T) {
 		{"oldest", `SELECT name, (SELECT j.run_at FROM job_idle j WHERE j.queue = name AND j.kind = $1 AND j.state = 2
 			AND j.lane = $2 ORDER BY j.seq LIMIT 1) FROM queue`, "USING INDEX job_ready (queue=? AND kind=? AND lane=?)"},
 		{"cancellations", "SELECT id, session, token, call, cancel_requested FROM job_held WHERE state = 3 AND cancel_requested", "USING INDEX job_running"},
+		{"pulse, due", pulseSQL, "INDEX job_scheduled (run_at<?)"},
+		{"pulse, expired", pulseSQL, "INDEX job_expires (expires_at<?)"},
+		{"pulse, orphans", pulseSQL, "INDEX job_running (session=?)"},
 		{"held", "SELECT id, session, token, call, cancel_requested FROM job_held WHERE state = 3 AND session IN ($1, $2)",
 			"USING INDEX job_running (session=?)"},
 		{"succeed", rowsText(succeedFind, "(?, ?, ?)", 8), "SEARCH j USING INDEX sqlite_autoindex_job_row_1 (id=?)"},
