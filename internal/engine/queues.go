@@ -171,7 +171,7 @@ func (e *Engine) Resume(ctx context.Context, queue string) error {
 	if err := e.setPaused(ctx, queue, false); err != nil {
 		return err
 	}
-	e.wake(queue)
+	e.wakeFor(work{[]string{queue}, []string{queue}})
 	return nil
 }
 
