@@ -68,7 +68,7 @@ func (t *tx) insertFew(ctx context.Context, jobs []*job.Job) error {
 		column(jobs, func(j *job.Job) int64 { return j.Digest }),
 		column(jobs, func(j *job.Job) pgtype.Text { return optTextArg(contentType(j)) }),
 		tags,
-		column(jobs, func(j *job.Job) pgtype.Text { return optTextArg(j.Trace) }),
+		column(jobs, func(j *job.Job) pgtype.Text { return optTextArg(coldsql.PackTrace(j.Trace)) }),
 		column(jobs, func(j *job.Job) []byte { return j.Payload }),
 	}}}
 	return t.commit(ctx, append(append(steps, d.steps()...), knownElsewhere(jobs))...)

@@ -104,7 +104,7 @@ func (c *copyRows) addUntouched(j *job.Job, seq int64) error {
 	c.int8(j.Digest)
 	c.optStr(contentType(j))
 	c.optStr(tags)
-	c.optStr(j.Trace)
+	c.optStr(coldsql.PackTrace(j.Trace))
 	c.blob(j.Payload)
 	return nil
 }
@@ -119,7 +119,7 @@ func (c *copyRows) addTail(j *job.Job) error {
 		return err
 	}
 	c.optStr(tags)
-	c.optStr(j.Trace)
+	c.optStr(coldsql.PackTrace(j.Trace))
 	c.blob(j.Payload)
 	c.blob(j.Result)
 	c.blob(j.Progress)
@@ -327,7 +327,7 @@ func (r *rowReader) job(j *job.Job) {
 		j.ContentType = job.DefaultContentType
 	}
 	r.json(&j.Tags)
-	j.Trace = r.str()
+	j.Trace = coldsql.UnpackTrace(r.str())
 	j.Payload, j.Result, j.Progress = r.blob(), r.blob(), r.blob()
 	r.json(&j.Errors)
 	r.next(0) // last_error is in errors
