@@ -3,6 +3,7 @@ package coldsql
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"strings"
 
 	"github.com/errandhq/errand/job"
 )
@@ -32,61 +33,73 @@ func PackTrace(trace string) string {
 		parent, rest = trace[:job.TraceParentLen], trace[job.TraceParentLen:]
 	}
 	// 00-0123456789abcdef0123456789abcdef-0123456789abcdef-01
-	if len(parent) != job.TraceParentLen || parent[:3] != "00-" || parent[35] != '-' || parent[52:54] != "-0" || rest != "" && rest[0] != ' ' {
+	if len(parent) != job.TraceParentLen || parent[:3] != "00-" || parent[35] != '-' || parent[52:54] != "-0" ||
+		!isLowerHex(parent[54]) || strings.ContainsAny(parent, "ABCDEF") || rest != "" && rest[0] != ' ' {
 		return trace
 	}
 	var ids [traceIDs]byte
-	if !lowerHex(ids[:16], parent[3:35]) || !lowerHex(ids[16:], parent[36:52]) || !isLowerHex(parent[54]) {
+	_, err1 := hex.Decode(ids[:16], []byte(parent[3:35]))
+	_, err2 := hex.Decode(ids[16:], []byte(parent[36:52]))
+	if err1 != nil || err2 != nil {
 		return trace
 	}
-	out := make([]byte, packedLen, packedLen+len(rest))
+	var out [packedLen]byte
 	out[0], out[1] = traceMark, parent[54]
 	base64.RawStdEncoding.Encode(out[2:], ids[:])
-	return string(append(out, rest...))
+	return string(out[:]) + rest
 }
 
 // UnpackTrace is the inverse of PackTrace.
-func UnpackTrace(stored string) string {
-	if stored == "" || stored[0] != traceMark {
-		return stored
+func UnpackTrace[T string | []byte](stored T) string {
+	if len(stored) == 0 || stored[0] != traceMark {
+		return string(stored)
 	}
 	if len(stored) > 1 && stored[1] == traceMark {
-		return stored[1:]
+		return string(stored[1:])
 	}
 	if len(stored) < packedLen || !isLowerHex(stored[1]) || len(stored) > packedLen && stored[packedLen] != ' ' {
-		return stored
+		return string(stored)
 	}
+	var text [packedLen - 2]byte
 	var ids [traceIDs]byte
-	if n, err := base64.RawStdEncoding.Decode(ids[:], []byte(stored[2:packedLen])); err != nil || n != traceIDs {
-		return stored
+	copy(text[:], stored[2:])
+	if n, err := base64.RawStdEncoding.Decode(ids[:], text[:]); err != nil || n != traceIDs {
+		return string(stored)
 	}
-	out := make([]byte, 0, job.TraceParentLen+len(stored)-packedLen)
-	out = append(out, "00-"...)
-	out = hex.AppendEncode(out, ids[:16])
-	out = append(out, '-')
-	out = hex.AppendEncode(out, ids[16:])
-	out = append(out, "-0"...)
-	out = append(out, stored[1])
-	return string(append(out, stored[packedLen:]...))
+	var out [job.TraceParentLen]byte
+	copy(out[:], "00-")
+	hex.Encode(out[3:], ids[:16])
+	out[35] = '-'
+	hex.Encode(out[36:], ids[16:])
+	copy(out[52:], "-0")
+	out[54] = stored[1]
+	return string(out[:]) + string(stored[packedLen:])
 }
 
-// lowerHex decodes what hex.Encode would have made.
-func lowerHex(dst []byte, s string) bool {
-	for i := range dst {
-		hi, lo := s[2*i], s[2*i+1]
-		if !isLowerHex(hi) || !isLowerHex(lo) {
-			return false
-		}
-		dst[i] = nibble(hi)<<4 | nibble(lo)
+// Traces packs and unpacks for neighbours: jobs that one call handed in have one trace.
+// The zero value is ready; nil works without a memory.
+type Traces struct{ trace, stored string }
+
+// Pack is PackTrace.
+func (t *Traces) Pack(trace string) string {
+	if t == nil {
+		return PackTrace(trace)
 	}
-	return true
+	if trace != t.trace {
+		t.trace, t.stored = trace, PackTrace(trace)
+	}
+	return t.stored
+}
+
+// Unpack is UnpackTrace. It keeps nothing of stored.
+func (t *Traces) Unpack(stored []byte) string {
+	if t == nil {
+		return UnpackTrace(stored)
+	}
+	if string(stored) != t.stored { // does not copy stored
+		t.trace, t.stored = UnpackTrace(stored), string(stored)
+	}
+	return t.trace
 }
 
 func isLowerHex(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' }
-
-func nibble(c byte) byte {
-	if c <= '9' {
-		return c - '0'
-	}
-	return c - 'a' + 10
-}

@@ -70,6 +70,24 @@ func TestPackedFormStays(t *testing.T) {
 	}
 }
 
+// Neighbours that differ do not get one another's.
+func TestTracesOfNeighbours(t *testing.T) {
+	var in, out Traces
+	for _, trace := range []string{"", someParent, someParent, someParent[:54] + "0", "", "~", someParent + " a=b", someParent} {
+		stored := []byte(in.Pack(trace))
+		if want := PackTrace(trace); string(stored) != want {
+			t.Errorf("%q is kept as %q, want %q", trace, stored, want)
+		}
+		back := out.Unpack(stored)
+		for i := range stored {
+			stored[i] = 'x' // the buffer belongs to the connection
+		}
+		if back != trace || (*Traces)(nil).Unpack([]byte((*Traces)(nil).Pack(trace))) != trace {
+			t.Errorf("%q came back as %q", trace, back)
+		}
+	}
+}
+
 func FuzzPackTrace(f *testing.F) {
 	for _, s := range []string{someParent, someParent + " a=b", PackTrace(someParent), "~~", strings.ToUpper(someParent), someParent[:54] + "x", ""} {
 		f.Add(s)
