@@ -11,8 +11,9 @@ import (
 	"github.com/errandhq/errand/internal/testenv"
 )
 
-// statementsVar set makes each run of the benchmark log what PostgreSQL spent by
-// statement: it needs pg_stat_statements, which costs both sides of a pair something.
+// statementsVar set makes each run of the benchmark print what PostgreSQL spent by
+// statement: by pg_stat_statements, which costs both sides of a pair something. The log
+// of a benchmark has not room for it.
 const statementsVar = "ERRAND_COST_STATEMENTS"
 
 // costSettings are those of the benchmark's PostgreSQL.
@@ -24,7 +25,7 @@ func costSettings() map[string]string {
 	return s
 }
 
-// countStatements begins to count, and returns what logs the counts for each of jobs.
+// countStatements begins to count, and returns what prints the counts, for each of jobs.
 func countStatements(b *testing.B, pg *testenv.Server, title string, jobs int) func() {
 	b.Helper()
 	if os.Getenv(statementsVar) == "" {
