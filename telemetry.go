@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -57,6 +58,7 @@ type telemetry struct {
 	operation metric.Float64Histogram
 	processed metric.Float64Histogram
 	sets      sets
+	origin    atomic.Pointer[origin] // of the last attempt
 }
 
 // Instrument makes the client, and every worker that has it as its Client, tell
@@ -188,16 +190,38 @@ func (t *telemetry) process(ctx context.Context, j *RawJob) (context.Context, at
 		return ctx, attempt{}
 	}
 	set := t.sets.get(opProcess, j.Queue, "")
-	ctx = remoteSpan(ctx, j.TraceParent, j.TraceState)
-	made := trace.SpanContextFromContext(ctx)
+	made := t.originOf(j)
+	if made.IsValid() {
+		ctx = trace.ContextWithRemoteSpanContext(ctx, made)
+	}
 	ctx, span := t.tracer.Start(ctx, set.name, asConsumer, set.span)
 	if span.IsRecording() {
 		span.SetAttributes(semconv.MessagingMessageID(j.ID.String()), attrKind.String(j.Kind), attrAttempt.Int(j.Attempt))
-		if made.IsRemote() {
+		if made.IsValid() {
 			span.AddLink(trace.Link{SpanContext: made})
 		}
 	}
 	return ctx, attempt{t, span, j.Queue}
+}
+
+// origin is the span that a job was enqueued under.
+type origin struct {
+	parent, state string
+	span          trace.SpanContext // not valid: the trace names none
+}
+
+// originOf reads a job's trace, once for neighbours, which were mostly enqueued together.
+func (t *telemetry) originOf(j *RawJob) trace.SpanContext {
+	if j.TraceParent == "" {
+		return trace.SpanContext{}
+	}
+	o := t.origin.Load()
+	if o == nil || o.parent != j.TraceParent || o.state != j.TraceState {
+		ctx := remoteSpan(context.Background(), j.TraceParent, j.TraceState)
+		o = &origin{j.TraceParent, j.TraceState, trace.SpanContextFromContext(ctx)}
+		t.origin.Store(o)
+	}
+	return o.span
 }
 
 // end ends it. A job that is given back or put off has not failed.

@@ -190,6 +190,25 @@ func TestSetsAreBounded(t *testing.T) {
 	}
 }
 
+// Attempts that follow one another belong each to its own job's trace.
+func TestTracesOfNeighbours(t *testing.T) {
+	c, spans, _ := instrumented(t, newFake())
+	const one, two = "00-11111111111111111111111111111111-2222222222222222-01", "00-33333333333333333333333333333333-4444444444444444-01"
+	for _, j := range []RawJob{
+		{TraceParent: one}, {TraceParent: one}, {}, {TraceParent: two}, {TraceParent: two, TraceState: "a=b"}, {TraceParent: "none"}, {TraceParent: one},
+	} {
+		ctx, a := c.telemetry.process(t.Context(), &j)
+		a.end(ctx, OutcomeSucceeded, "", time.Millisecond)
+	}
+	var got []string
+	for _, s := range spans.Ended() {
+		got = append(got, s.Parent().TraceID().String()[:1]+strconv.Itoa(len(s.Links()))+s.Parent().TraceState().String())
+	}
+	if want := []string{"11", "11", "00", "31", "31a=b", "00", "11"}; !slices.Equal(got, want) {
+		t.Errorf("trace, links and state of the parents: %q, want %q", got, want)
+	}
+}
+
 // BenchmarkTelemetry is what an attempt costs a worker: silent, and told, in a
 // trace that is sampled and in one that is not.
 func BenchmarkTelemetry(b *testing.B) {

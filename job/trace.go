@@ -1,13 +1,13 @@
 package job
 
-// parentLen is the length of a W3C traceparent of the version 00.
-const parentLen = 55
+// TraceParentLen is the length of a W3C traceparent of the version 00.
+const TraceParentLen = 55
 
 // JoinTrace is the trace context of a job as Job.Trace holds it: a traceparent
 // and, after a space, the tracestate that goes with it, if there is one. Where
 // the first cannot be a traceparent the second is left out.
 func JoinTrace(parent, state string) string {
-	if state == "" || len(parent) != parentLen {
+	if state == "" || len(parent) != TraceParentLen {
 		return parent
 	}
 	return parent + " " + state
@@ -15,8 +15,8 @@ func JoinTrace(parent, state string) string {
 
 // SplitTrace takes apart what JoinTrace has joined.
 func SplitTrace(trace string) (parent, state string) {
-	if len(trace) > parentLen && trace[parentLen] == ' ' {
-		return trace[:parentLen], trace[parentLen+1:]
+	if len(trace) > TraceParentLen && trace[TraceParentLen] == ' ' {
+		return trace[:TraceParentLen], trace[TraceParentLen+1:]
 	}
 	return trace, ""
 }

@@ -108,9 +108,16 @@ func (d *dispatcher) leave(w *waiter) bool {
 	return true
 }
 
-// wake marks the waiters of queues.
+// wake marks the waiters of queues, but for those for canaries: there is one canary a
+// second at most, and a claim for each wake that finds none costs as much as one that
+// brings jobs.
 func (d *dispatcher) wake(queues []string) {
-	d.mark(queues, func(_ *waiter, q string) bool { return slices.Contains(queues, q) })
+	d.mark(queues, func(w *waiter, q string) bool { return !w.ofCanary() && slices.Contains(queues, q) })
+}
+
+// wakeCanaries marks the waiters for canaries of queues.
+func (d *dispatcher) wakeCanaries(queues []string) {
+	d.mark(queues, func(w *waiter, q string) bool { return w.ofCanary() && slices.Contains(queues, q) })
 }
 
 // poll marks the waiters of queues that have ready jobs, though they may be none that any of them may get.
@@ -155,7 +162,7 @@ func (d *dispatcher) wakeRest(queue string, c crew) {
 			return false
 		}
 		rest, all := c.rest(w.kinds)
-		return all || len(rest) > 0 || w.ofCanary()
+		return !w.ofCanary() && (all || len(rest) > 0)
 	})
 }
 

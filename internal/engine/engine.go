@@ -223,7 +223,8 @@ type Engine struct {
 	notes    *notes
 	depth    *depth
 	waits    *waits
-	queues   shared[[]QueueInfo]
+	queues   shared[*overview]
+	lately   atomic.Pointer[overview] // the last one read
 	routing  routing
 	relay    *relay
 	carry    *carry

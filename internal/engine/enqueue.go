@@ -239,18 +239,18 @@ func answerInserted(j *job.Job, reject bool, in ledger.Inserted) Enqueued {
 
 // announce wakes whoever waits for what was just stored.
 func (e *Engine) announce(rows []ledger.Item, answers []Enqueued) {
-	var queues []string
+	var ready work
 	for i := range rows {
 		j, a := &rows[i].Job, &answers[i]
 		switch {
 		case a.Err != nil || a.Duplicate:
 		case a.State == job.Ready:
-			queues = add(queues, j.Queue)
+			ready.add(j)
 		case a.State == job.Scheduled:
 			e.promoter.expect(e, j.RunAt)
 		}
 	}
-	e.wake(queues...)
+	e.wakeFor(ready)
 }
 
 // fillStates asks for the states of jobs that an insert met but did not read.

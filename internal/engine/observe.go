@@ -35,6 +35,19 @@ type Observer interface {
 	Observe(changes []Change)
 }
 
+// changeRooms keeps the room for what is told: nobody keeps it.
+var changeRooms = sync.Pool{New: func() any { return new([]Change) }}
+
+// tellOf tells of the changes that gather appends.
+func (e *Engine) tellOf(gather func([]Change) []Change) {
+	room := changeRooms.Get().(*[]Change)
+	changes := gather((*room)[:0])
+	e.tell(changes)
+	clear(changes)
+	*room = changes
+	changeRooms.Put(room)
+}
+
 // tell passes changes on to the observers.
 func (e *Engine) tell(changes []Change) {
 	if len(changes) == 0 {
@@ -61,30 +74,28 @@ func (e *Engine) observeInserted(now time.Time, rows []ledger.Item, inserted []l
 	if !e.observing() {
 		return
 	}
-	changes := make([]Change, 0, len(rows))
-	for i := range rows {
-		if inserted[i].Outcome == ledger.InsertedNew {
-			changes = append(changes, Change{Event: EventEnqueue, At: now, Job: &rows[i].Job})
+	e.tellOf(func(changes []Change) []Change {
+		for i := range rows {
+			if inserted[i].Outcome == ledger.InsertedNew {
+				changes = append(changes, Change{Event: EventEnqueue, At: now, Job: &rows[i].Job})
+			}
 		}
-	}
-	e.tell(changes)
+		return changes
+	})
 }
 
 func (e *Engine) observeClaimed(now time.Time, claimed []ledger.Claimed) {
 	if !e.observing() {
 		return
 	}
-	n := 0
-	for i := range claimed {
-		n += len(claimed[i].Jobs)
-	}
-	changes := make([]Change, 0, n)
-	for i := range claimed {
-		for k := range claimed[i].Jobs {
-			changes = append(changes, Change{Event: job.Lease, From: job.Ready, At: now, Job: &claimed[i].Jobs[k]})
+	e.tellOf(func(changes []Change) []Change {
+		for i := range claimed {
+			for k := range claimed[i].Jobs {
+				changes = append(changes, Change{Event: job.Lease, From: job.Ready, At: now, Job: &claimed[i].Jobs[k]})
+			}
 		}
-	}
-	e.tell(changes)
+		return changes
+	})
 }
 
 // told is the room for what is told of successes.
@@ -130,17 +141,18 @@ func (e *Engine) observeApplied(now time.Time, event job.Event, applied []ledger
 	if !e.observing() {
 		return
 	}
-	changes := make([]Change, 0, len(applied))
-	for i := range applied {
-		a := &applied[i]
-		if a.Err != nil {
-			continue
+	e.tellOf(func(changes []Change) []Change {
+		for i := range applied {
+			a := &applied[i]
+			if a.Err != nil {
+				continue
+			}
+			c := Change{Event: event, From: a.From, At: now, Job: &a.Job}
+			if event == 0 {
+				c.Event = a.Job.SettledAs
+			}
+			changes = append(changes, c)
 		}
-		c := Change{Event: event, From: a.From, At: now, Job: &a.Job}
-		if event == 0 {
-			c.Event = a.Job.SettledAs
-		}
-		changes = append(changes, c)
-	}
-	e.tell(changes)
+		return changes
+	})
 }

@@ -19,11 +19,36 @@ import (
 // watch, the ledger reads its counters for one at a time, and no caller
 // gets an answer from before its call.
 func (e *Engine) Queues(ctx context.Context) ([]QueueInfo, error) {
-	list, err := e.queues.get(ctx, e.readQueues)
+	list, _, err := e.Overview(ctx)
+	return list, err
+}
+
+// Overview returns what Queues and ListSessions do, in one reading. It is read only.
+func (e *Engine) Overview(ctx context.Context) ([]QueueInfo, []ledger.Session, error) {
+	o, err := e.overview(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("queues: %w", err)
+		return nil, nil, fmt.Errorf("queues: %w", err)
 	}
-	return list, nil
+	return o.queues, o.sessions, nil
+}
+
+// overview is the state of all queues and sessions.
+type overview struct {
+	at       time.Duration // when its reading began, by the monotonic clock
+	queues   []QueueInfo
+	sessions []ledger.Session
+}
+
+func (e *Engine) overview(ctx context.Context) (*overview, error) {
+	return e.queues.get(ctx, func(ctx context.Context) (*overview, error) {
+		o := &overview{at: e.conf.Monotonic()}
+		var err error
+		if o.queues, o.sessions, err = e.readQueues(ctx); err != nil {
+			return nil, err
+		}
+		e.lately.Store(o)
+		return o, nil
+	})
 }
 
 // shared lets callers share the answer of a read that began after each of them asked.
@@ -62,30 +87,30 @@ func (s *shared[T]) get(ctx context.Context, read func(context.Context) (T, erro
 	return mine.value, mine.err
 }
 
-func (e *Engine) readQueues(ctx context.Context) ([]QueueInfo, error) {
+func (e *Engine) readQueues(ctx context.Context) ([]QueueInfo, []ledger.Session, error) {
 	counts, err := e.ledger.Counts(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	paused, err := e.ledger.Paused(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	routes, err := e.ledger.Routes(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	oldest, err := e.ledger.OldestReady(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	sessions, err := e.ledger.ListSessions(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	now, err := e.clock.now(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	queues := map[string]*QueueInfo{}
 	of := func(name string) *QueueInfo {
@@ -129,7 +154,7 @@ func (e *Engine) readQueues(ctx context.Context) ([]QueueInfo, error) {
 			q.Route = e.conf.DefaultRoute
 		}
 	}
-	return sorted(queues), nil
+	return sorted(queues), sessions, nil
 }
 
 // age notes how long the oldest ready job of a kind has waited.
@@ -171,7 +196,7 @@ func (e *Engine) Resume(ctx context.Context, queue string) error {
 	if err := e.setPaused(ctx, queue, false); err != nil {
 		return err
 	}
-	e.wake(queue)
+	e.wakeFor(work{[]string{queue}, []string{queue}})
 	return nil
 }
 

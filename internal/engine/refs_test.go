@@ -116,8 +116,8 @@ func TestCrews(t *testing.T) {
 		"none": {hands: 4, mixed: true},
 		"":     {},
 
-		"canary": {hands: 2, kinds: []string{"a"}, mixed: true},
-		"alone":  {mixed: true},
+		"canary": {hands: 2, kinds: []string{"a"}},
+		"alone":  {},
 	} {
 		got := crews[queue]
 		if got.hands != want.hands || got.every != want.every || got.mixed != want.mixed || !slices.Equal(got.kinds, want.kinds) {
@@ -148,6 +148,7 @@ func TestWhatIsAskedOfACarriedQueue(t *testing.T) {
 		}
 		for range 4 {
 			e.dispatch.wake(w.queues)
+			e.dispatch.wakeCanaries(w.queues)
 			tries, gen := e.dispatch.round()
 			for _, r := range e.claimsOf(tries[0]) {
 				if r.SuspectsOnly {
@@ -179,10 +180,9 @@ func TestWakesOfACarriedQueue(t *testing.T) {
 		kinds []string
 		woken bool
 	}{
-		{"canary among workers of one kind", crew{hands: 2, kinds: []string{"k"}, mixed: true}, []string{job.KindCanary}, true},
-		{"canary among workers of every kind", crew{hands: 2, every: true, mixed: true}, []string{job.KindCanary}, true},
-		{"kind of all beside a canary", crew{hands: 2, kinds: []string{"k"}, mixed: true}, []string{"k"}, false},
-		{"every kind beside a canary", crew{hands: 2, every: true, mixed: true}, nil, false},
+		{"canary", crew{hands: 2, kinds: []string{"k"}, mixed: true}, []string{job.KindCanary}, false},
+		{"kind of all", crew{hands: 2, kinds: []string{"k"}, mixed: true}, []string{"k"}, false},
+		{"every kind", crew{hands: 2, every: true, mixed: true}, nil, false},
 		{"kind of its own", crew{hands: 2, kinds: []string{"k"}, mixed: true}, []string{"a", "k"}, true},
 		{"every kind where others take few", crew{hands: 2, kinds: []string{"k"}, mixed: true}, nil, true},
 	} {

@@ -67,17 +67,12 @@ func crewsOf(list []ledger.Session) map[string]crew {
 	crews := map[string]crew{}
 	for i := range list {
 		s := &list[i]
-		if s.State != ledger.SessionLive {
+		if s.State != ledger.SessionLive || s.OfCanary() {
 			continue
 		}
 		for _, q := range slices.Compact(slices.Sorted(slices.Values(s.Queues))) {
 			c, known := crews[q]
 			kinds := slices.Compact(slices.Sorted(slices.Values(s.Kinds)))
-			if s.OfCanary() {
-				c.mixed = true // its jobs go by no carrier
-				crews[q] = c
-				continue
-			}
 			switch {
 			case !known || c.hands == 0:
 				c.every, c.kinds = len(kinds) == 0, kinds

@@ -68,7 +68,6 @@ func (e *Engine) facts(ctx context.Context, q scaling.Query) (f scaling.Facts, k
 // signals are what Scaling remembers.
 type signals struct {
 	mu   sync.Mutex // one read at a time
-	at   time.Duration
 	last *census
 
 	book   sync.Mutex
@@ -77,36 +76,34 @@ type signals struct {
 
 func newSignals() *signals { return &signals{queues: map[string]*samples{}} }
 
-// census is the state of all queues and sessions.
+// census is an overview with the queues by name.
 type census struct {
+	of       *overview
 	queues   map[string]*QueueInfo
 	sessions []ledger.Session
 }
 
 // read returns the state, of at most age before the call: who waited for another's
-// read takes that.
+// read takes that, and who comes after a scrape of the metrics what that has read.
 func (s *signals) read(ctx context.Context, e *Engine, age time.Duration) (*census, error) {
 	asked := e.conf.Monotonic()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.last != nil && s.at > asked-age {
-		return s.last, nil
+	o := e.lately.Load()
+	if o == nil || o.at <= asked-age {
+		var err error
+		if o, err = e.overview(ctx); err != nil {
+			return nil, err
+		}
 	}
-	at := e.conf.Monotonic()
-	queues, err := e.Queues(ctx)
-	if err != nil {
-		return nil, err
+	if s.last == nil || s.last.of != o {
+		c := &census{of: o, queues: make(map[string]*QueueInfo, len(o.queues)), sessions: o.sessions}
+		for i := range o.queues {
+			c.queues[o.queues[i].Queue] = &o.queues[i]
+		}
+		s.last = c
 	}
-	sessions, err := e.ledger.ListSessions(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list sessions: %w", err)
-	}
-	c := &census{queues: make(map[string]*QueueInfo, len(queues)), sessions: sessions}
-	for i := range queues {
-		c.queues[queues[i].Queue] = &queues[i]
-	}
-	s.at, s.last = at, c
-	return c, nil
+	return s.last, nil
 }
 
 // facts gathers what counts for a query, and whether the queue is known.

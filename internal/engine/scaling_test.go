@@ -177,6 +177,46 @@ func TestScalingReadsCountersOnceForAll(t *testing.T) {
 	})
 }
 
+// What a scrape of the metrics has read within the last second is not read again, and a
+// scrape reads anew whatever scaling has read.
+func TestScalingTakesWhatAScrapeHasRead(t *testing.T) {
+	inWorld(t, engine.Config{Insights: true}, func(w *world) {
+		w.put(10)
+		time.Sleep(5 * time.Second)
+		look := func(what string, want int, fn func()) {
+			t.Helper()
+			before := w.f.count("Counts")
+			if fn(); w.f.count("Counts")-before != want {
+				t.Errorf("%s: the counters were read %d times, want %d", what, w.f.count("Counts")-before, want)
+			}
+		}
+		scrape := func() {
+			queues, sessions, err := w.Overview(w.ctx)
+			w.ok(err)
+			if len(queues) != 1 || queues[0].Counts[job.Ready] < 10 || len(sessions) != 1 {
+				t.Errorf("queues %+v, sessions %+v", queues, sessions)
+			}
+		}
+		s := w.open()
+		look("a scrape", 1, scrape)
+		look("scaling after it", 0, func() {
+			if got := w.ask(); got.ReadyJobs != 10 || got.Workers != 1 {
+				t.Errorf("%+v", got)
+			}
+		})
+		w.put(5)
+		look("another scrape", 1, scrape)
+		time.Sleep(1100 * time.Millisecond)
+		w.work(s, 1, 10, time.Second)
+		look("scaling a second later", 1, func() {
+			if got := w.ask(); got.ReadyJobs != 5 {
+				t.Errorf("%+v", got)
+			}
+		})
+		look("a scrape after it", 1, func() { _, _, err := w.Overview(w.ctx); w.ok(err) })
+	})
+}
+
 // Each fold locks the sums of all servers: whoever asks folds nothing, and is
 // told what this server has seen all the same.
 func TestScalingFoldsNothing(t *testing.T) {

@@ -237,23 +237,23 @@ func (e *Engine) settle(j *job.Job, it *held, now time.Time) error {
 // whoever waits for those that ended. event is what moved them: see observeApplied.
 func (e *Engine) follow(now time.Time, event job.Event, applied []ledger.Applied) {
 	e.observeApplied(now, event, applied)
-	var queues []string
+	var ready work
 	var done []job.ID
 	for i := range applied {
 		a := &applied[i]
 		if a.Err == nil && a.From == job.Running && a.Job.Crashes > 0 {
-			queues = add(queues, a.Job.Queue) // its session may have another suspect
+			ready.queues = add(ready.queues, a.Job.Queue) // its session may have another suspect
 		}
 		switch {
 		case a.Err != nil:
 		case a.Job.State == job.Ready:
-			queues = add(queues, a.Job.Queue)
+			ready.add(&a.Job)
 		case a.Job.State == job.Scheduled:
 			e.promoter.expect(e, a.Job.RunAt)
 		case a.Job.State.Final() || a.Job.State == job.Deleted:
 			done = append(done, a.Job.ID)
 		}
 	}
-	e.wake(queues...)
+	e.wakeFor(ready)
 	e.waits.finished(done)
 }

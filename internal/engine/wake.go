@@ -53,6 +53,25 @@ func (e *Engine) wake(queues ...string) {
 	e.waker.add(queues)
 }
 
+// work is where jobs have become ready. Of a canary only this process's own waiters for
+// canaries hear at once: it is mostly for them. Those of others find it by their poll.
+type work struct{ queues, canaries []string }
+
+func (w *work) add(j *job.Job) {
+	if j.Kind == job.KindCanary {
+		w.canaries = add(w.canaries, j.Queue)
+	} else {
+		w.queues = add(w.queues, j.Queue)
+	}
+}
+
+func (e *Engine) wakeFor(w work) {
+	e.wake(w.queues...)
+	if len(w.canaries) > 0 {
+		e.dispatch.wakeCanaries(w.canaries)
+	}
+}
+
 // rouse tells whoever is concerned in this process that queues have work: the
 // relay of those that are carried, the waiting workers of all others, and of
 // those whose carrier is not there; and workers of kinds that it does not take.

@@ -175,19 +175,18 @@ type source struct {
 	queues   []engine.QueueInfo
 	sessions []ledger.Session
 	reads    atomic.Int64
-	hold     chan struct{} // if set, Queues waits for it
+	hold     chan struct{} // if set, Overview waits for it
 	err      error
 }
 
-func (s *source) Queues(ctx context.Context) ([]engine.QueueInfo, error) {
+func (s *source) Overview(ctx context.Context) ([]engine.QueueInfo, []ledger.Session, error) {
 	s.reads.Add(1)
 	if s.hold != nil {
 		<-s.hold // deaf to ctx, as a stuck driver is
 	}
-	return s.queues, s.err
+	return s.queues, s.sessions, s.err
 }
 
-func (s *source) ListSessions(context.Context) ([]ledger.Session, error) { return s.sessions, nil }
 func (s *source) Info() engine.Info {
 	return engine.Info{
 		StaleResults: 2, Rescued: 3, Crashed: 1, Brake: true,

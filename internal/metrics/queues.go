@@ -15,8 +15,7 @@ import (
 
 // Engine is what the gauges are read from: an *engine.Engine.
 type Engine interface {
-	Queues(ctx context.Context) ([]engine.QueueInfo, error)
-	ListSessions(ctx context.Context) ([]ledger.Session, error)
+	Overview(ctx context.Context) ([]engine.QueueInfo, []ledger.Session, error)
 	Info() engine.Info
 	Carried() engine.Carried
 	Now() time.Time
@@ -115,13 +114,9 @@ func (g gauges) metrics() []prometheus.Metric {
 }
 
 func (m *Metrics) readLedger(ctx context.Context, e Engine) ([]prometheus.Metric, error) {
-	queues, err := e.Queues(ctx)
+	queues, sessions, err := e.Overview(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read the queues: %w", err)
-	}
-	sessions, err := e.ListSessions(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read the sessions: %w", err)
+		return nil, fmt.Errorf("read the ledger: %w", err)
 	}
 	g := gauges{sum: map[gauge]float64{}}
 	for i := range queues {

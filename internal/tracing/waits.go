@@ -32,21 +32,36 @@ func NewWaits(tp trace.TracerProvider) *Waits {
 
 // Observe implements engine.Observer.
 func (w *Waits) Observe(changes []engine.Change) {
+	var last origin // neighbours were mostly handed in together
 	for i := range changes {
 		c := &changes[i]
-		if c.Event == job.Lease && c.Job.Trace != "" && c.Job.Lane > job.LaneFront && c.Job.Kind != job.KindCanary {
-			w.waited(c.Job)
+		if c.Event != job.Lease || c.Job.Trace == "" || c.Job.Lane <= job.LaneFront || c.Job.Kind == job.KindCanary {
+			continue
+		}
+		if last.trace != c.Job.Trace || last.queue != c.Job.Queue {
+			last = originOf(c.Job)
+		}
+		if last.made.IsValid() {
+			w.waited(&last, c.Job)
 		}
 	}
 }
 
-func (w *Waits) waited(j *job.Job) {
+// origin is where jobs came from: what the spans of their waits have in common.
+type origin struct {
+	trace, queue string
+	name         string
+	ctx          context.Context
+	made         trace.SpanContext
+}
+
+func originOf(j *job.Job) origin {
 	ctx := WithParent(context.Background(), j.Trace)
-	made := trace.SpanContextFromContext(ctx)
-	if !made.IsValid() {
-		return
-	}
-	_, span := w.tracer.Start(ctx, "wait "+j.Queue, trace.WithTimestamp(j.RunAt))
+	return origin{j.Trace, j.Queue, "wait " + j.Queue, ctx, trace.SpanContextFromContext(ctx)}
+}
+
+func (w *Waits) waited(o *origin, j *job.Job) {
+	_, span := w.tracer.Start(o.ctx, o.name, trace.WithTimestamp(j.RunAt))
 	if !span.IsRecording() {
 		return
 	}
@@ -54,7 +69,7 @@ func (w *Waits) waited(j *job.Job) {
 	if until.Before(j.RunAt) {
 		until = j.RunAt // the ledger's clock was set back
 	}
-	span.AddLink(trace.Link{SpanContext: made})
+	span.AddLink(trace.Link{SpanContext: o.made})
 	span.SetAttributes(
 		semconv.MessagingSystemKey.String("errand"),
 		semconv.MessagingDestinationName(j.Queue),

@@ -82,7 +82,7 @@ func (r *Row) Job() (job.Job, error) {
 	j.UniqueFor = time.Duration(r.uniqueFor.Int64) * time.Microsecond
 	j.Call, j.SettledToken = r.call.Int64, r.settledToken.Int64
 	j.SettledAs, j.UniqueMode = job.Event(r.settledAs.Int64), job.UniqueMode(r.uniqueMode.Int64)
-	j.Reason, j.UniqueKey, j.Trace = r.reason.String, r.uniqueKey.String, r.trace.String
+	j.Reason, j.UniqueKey, j.Trace = r.reason.String, r.uniqueKey.String, UnpackTrace(r.trace.String)
 	j.ContentType = job.DefaultContentType
 	if r.contentType.Valid {
 		j.ContentType = r.contentType.String
@@ -122,7 +122,7 @@ func Values(dst []any, j *job.Job, id func(job.ID) any) []any {
 		int64(j.Attempt), int64(j.MaxAttempts), int64(j.Crashes), int64(j.Redrives), number(j.Timeout.Microseconds()),
 		j.Token, j.Version, session, number(j.Call), number(j.SettledToken), number(int64(j.SettledAs)),
 		j.CancelRequested, text(j.Reason), text(j.UniqueKey), number(int64(j.UniqueMode)), number(j.UniqueFor.Microseconds()),
-		j.Digest, text(contentType), JSON(j.Tags), text(j.Trace),
+		j.Digest, text(contentType), JSON(j.Tags), text(PackTrace(j.Trace)),
 		blob(j.Payload), blob(j.Result), blob(j.Progress), JSON(j.Errors), text(j.LastError()),
 	)
 }

@@ -14,6 +14,7 @@ import (
 var insertTests = []test{
 	{"EveryFieldComesBack", nil, insertEveryField},
 	{"AnyBytesComeBack", nil, insertAnyBytes},
+	{"TracesComeBack", nil, insertTraces},
 	{"LargePayload", nil, insertLarge},
 	{"EmptyCall", nil, func(w *world) { w.tryInsert() }},
 	{"RepeatedIDs", nil, insertRepeated},
@@ -60,6 +61,52 @@ func insertAnyBytes(w *world) {
 		}
 		if !w.succeed(ledger.Success{ID: j.ID, Token: j.Token, Result: all})[0] || !bytes.Equal(w.get(j.ID).Result, all) {
 			w.Errorf("result %q", w.get(j.ID).Result)
+		}
+	}
+}
+
+// insertTraces: a ledger may keep a trace in whatever form, but gives it out as it came,
+// of neighbours to each its own.
+func insertTraces(w *world) {
+	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	traces := []string{
+		parent, parent, parent[:54] + "0", "", parent + " rojo=00f067aa0ba902b7,congo=t61", parent, parent[:53] + "ff",
+		"01" + parent[2:], strings.ToUpper(parent), parent + "-more", parent[:54], "mine", "~", "~~" + parent, strings.Repeat("~", 34), parent,
+	}
+	with := func(trace string) func(*job.Job) { return func(j *job.Job) { j.Trace = trace } }
+	s := w.session()
+	for _, times := range []int{1, 10} { // a few go another way than many
+		want := map[job.ID]string{}
+		var jobs []job.Job
+		for range times {
+			for _, trace := range traces {
+				j := w.job(with(trace))
+				want[j.ID] = j.Trace
+				jobs = append(jobs, j)
+			}
+		}
+		w.insert(jobs...)
+		claimed := w.claim(s, len(jobs))
+		if len(claimed) != len(jobs) {
+			w.Fatalf("%d of %d jobs were leased", len(claimed), len(jobs))
+		}
+		for _, j := range claimed {
+			if j.Trace != want[j.ID] {
+				w.Errorf("leased trace %q, want %q", j.Trace, want[j.ID])
+			}
+		}
+		w.done(claimed...)
+		for id, trace := range want {
+			if got := w.get(id).Trace; got != trace {
+				w.Errorf("trace of a success %q, want %q", got, trace)
+			}
+		}
+	}
+	for _, state := range []job.State{job.Scheduled, job.Dead, job.Cancelled} {
+		for _, trace := range traces {
+			if got := w.get(w.inState(state, with(trace)).ID).Trace; got != trace {
+				w.Errorf("trace of a job that is %s: %q, want %q", state, got, trace)
+			}
 		}
 	}
 }

@@ -105,6 +105,7 @@ type request struct {
 	limit int   // of the last statement
 	full  bool  // the next job in the order does not fit
 
+	traces coldsql.Traces
 	places map[lease]int // of a request by name, once it was made: where its refs stand
 }
 
@@ -393,7 +394,7 @@ func (w *request) scan(rows pgx.Rows, now time.Time) error {
 		w.jobs = make([]job.Job, 0, min(w.Max, w.room))
 	}
 	var err error
-	if w.jobs, err = scanJob(w.jobs, rows, 2); err != nil {
+	if w.jobs, err = scanJob(w.jobs, rows, 2, &w.traces); err != nil {
 		return err
 	}
 	j := &w.jobs[len(w.jobs)-1]

@@ -44,6 +44,7 @@ const insertFewSQL = `WITH block AS MATERIALIZED (SELECT nextval('errand.seq') A
 // that a transaction has drawn and not ended: see drawSeqs.
 func (t *tx) insertFew(ctx context.Context, jobs []*job.Job) error {
 	d := deltas{}
+	var traces coldsql.Traces
 	tags := make([]pgtype.Text, len(jobs))
 	for i, j := range jobs {
 		text, err := jsonText(len(j.Tags), j.Tags)
@@ -68,7 +69,7 @@ func (t *tx) insertFew(ctx context.Context, jobs []*job.Job) error {
 		column(jobs, func(j *job.Job) int64 { return j.Digest }),
 		column(jobs, func(j *job.Job) pgtype.Text { return optTextArg(contentType(j)) }),
 		tags,
-		column(jobs, func(j *job.Job) pgtype.Text { return optTextArg(j.Trace) }),
+		column(jobs, func(j *job.Job) pgtype.Text { return optTextArg(traces.Pack(j.Trace)) }),
 		column(jobs, func(j *job.Job) []byte { return j.Payload }),
 	}}}
 	return t.commit(ctx, append(append(steps, d.steps()...), knownElsewhere(jobs))...)

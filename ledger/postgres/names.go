@@ -97,7 +97,7 @@ func (n *names) step(now time.Time) step {
 			}
 			w := n.work[n.of[place]-1]
 			var err error
-			w.jobs, err = scanJob(w.jobs, rows, 1)
+			w.jobs, err = scanJob(w.jobs, rows, 1, &w.traces)
 			return err
 		},
 	}

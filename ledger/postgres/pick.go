@@ -63,7 +63,7 @@ func (t *tx) pickWhere(ctx context.Context, table, cond, order string, limit int
 func (t *tx) readPicked(ctx context.Context, place, text string, args ...any) ([]*picked, error) {
 	var out []*picked
 	err := t.run(ctx, step{sql: text, args: args, scan: func(rows pgx.Rows) error {
-		one, err := scanJob(nil, rows, 0)
+		one, err := scanJob(nil, rows, 0, nil)
 		for _, j := range one {
 			out = append(out, &picked{before: j, place: place})
 		}

@@ -29,6 +29,7 @@ func columns(prefix string) string {
 type copyRows struct {
 	buf       []byte
 	untouched bool // the columns are untouchedColumns, else coldsql.Columns
+	traces    coldsql.Traces
 }
 
 // copyBuffers keeps the buffers of streams that were sent, if they are not large.
@@ -104,7 +105,7 @@ func (c *copyRows) addUntouched(j *job.Job, seq int64) error {
 	c.int8(j.Digest)
 	c.optStr(contentType(j))
 	c.optStr(tags)
-	c.optStr(j.Trace)
+	c.optStr(c.traces.Pack(j.Trace))
 	c.blob(j.Payload)
 	return nil
 }
@@ -119,7 +120,7 @@ func (c *copyRows) addTail(j *job.Job) error {
 		return err
 	}
 	c.optStr(tags)
-	c.optStr(j.Trace)
+	c.optStr(c.traces.Pack(j.Trace))
 	c.blob(j.Payload)
 	c.blob(j.Result)
 	c.blob(j.Progress)
@@ -243,8 +244,9 @@ func (c *copyRows) send(ctx context.Context, t *tx, table string) error {
 // rowReader reads the binary values of one row, in order. Its first mistake
 // stays in err.
 type rowReader struct {
-	vals [][]byte
-	err  error
+	vals   [][]byte
+	traces *coldsql.Traces // of the rows before
+	err    error
 }
 
 var errShape = errors.New("the row has another shape than this version of Errand expects")
@@ -327,20 +329,20 @@ func (r *rowReader) job(j *job.Job) {
 		j.ContentType = job.DefaultContentType
 	}
 	r.json(&j.Tags)
-	j.Trace = r.str()
+	j.Trace = r.traces.Unpack(r.next(0))
 	j.Payload, j.Result, j.Progress = r.blob(), r.blob(), r.blob()
 	r.json(&j.Errors)
 	r.next(0) // last_error is in errors
 }
 
 // scanJob reads the row's job after skip leading columns into a new place at the end
-// of jobs: they are large to move.
-func scanJob(jobs []job.Job, rows pgx.Rows, skip int) ([]job.Job, error) {
+// of jobs: they are large to move. traces may be nil.
+func scanJob(jobs []job.Job, rows pgx.Rows, skip int, traces *coldsql.Traces) ([]job.Job, error) {
 	vals := rows.RawValues()
 	if len(vals) < skip {
 		return jobs, errShape
 	}
-	r := rowReader{vals: vals[skip:]}
+	r := rowReader{vals: vals[skip:], traces: traces}
 	jobs = append(jobs, job.Job{})
 	j := &jobs[len(jobs)-1]
 	if r.job(j); r.err != nil {

@@ -68,9 +68,7 @@ func BenchmarkCost(b *testing.B) {
 	loadProgram(b)
 	for _, w := range watchings {
 		b.Run(w.name, func(b *testing.B) {
-			pg := testenv.StartPostgres(b, testenv.Options{Settings: map[string]string{
-				"max_wal_size": "8GB", "checkpoint_timeout": "1h", "autovacuum": "off", // their time is nobody's run's
-			}})
+			pg := testenv.StartPostgres(b, testenv.Options{Settings: costSettings()})
 			for range b.N {
 				compare(b, pg, w, pairs, jobs)
 			}
@@ -150,6 +148,7 @@ func (w watching) run(b *testing.B, pg *testenv.Server, jobs int) (s spent) {
 		b.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 	}
 	server := c.AddServer(w.flags()...)
+	logStatements := countStatements(b, pg, "run of "+strconv.Quote(w.name), jobs)
 	scrapes := fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(b))
 	ctx, stop := context.WithCancel(b.Context())
 	asked := make(chan struct{})
@@ -169,6 +168,7 @@ func (w watching) run(b *testing.B, pg *testenv.Server, jobs int) (s spent) {
 		b.Fatalf("the server's exit status is %d:\n%s", code, server.Log())
 	}
 	s.server, s.postgres = server.CPU()-serverWas, pg.CPU()-postgresWas
+	logStatements()
 	if collector != nil {
 		s.spans = len(collector.Spans())
 	}
