@@ -120,7 +120,8 @@ func (d *dispatcher) wakeCanaries(queues []string) {
 	d.mark(queues, func(w *waiter, q string) bool { return w.ofCanary() && slices.Contains(queues, q) })
 }
 
-// poll marks the waiters of queues that have ready jobs, though they may be none that any of them may get.
+// poll marks all waiters of queues that have ready jobs, those for canaries too, though they may be none that
+// any of them may get.
 func (d *dispatcher) poll(ready []string) {
 	if len(ready) == 0 {
 		return
@@ -128,7 +129,7 @@ func (d *dispatcher) poll(ready []string) {
 	d.mu.Lock()
 	d.polled = true
 	d.mu.Unlock()
-	d.wake(ready)
+	d.mark(ready, func(_ *waiter, q string) bool { return slices.Contains(ready, q) })
 }
 
 // ask returns the queues that somebody waits for: the pulse will tell of them. What is

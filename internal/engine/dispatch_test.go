@@ -65,7 +65,7 @@ func TestWhoHearsOfACanary(t *testing.T) {
 		"a job":          {became("k"), false, true, 1},
 		"a canary":       {became(job.KindCanary), true, false, 0},
 		"another server": {func() { e.rouse([]string{"q"}) }, false, true, 0},
-		"a poll":         {e.dispatch.poll, true, true, 0},
+		"a poll":         {func() { e.dispatch.poll([]string{"q"}) }, true, true, 0},
 	} {
 		clear(canaries.marks)
 		clear(worker.marks)
