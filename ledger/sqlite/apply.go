@@ -112,7 +112,7 @@ func (t *tx) move(p *picked) error {
 	if p.after.State == job.Ready {
 		t.mem.unmark(&p.after)
 	}
-	values := coldsql.Values(make([]any, 0, len(coldsql.Columns)+1), &p.after, blobID)
+	values := rowValues(make([]any, 0, len(coldsql.Columns)+1), table, &p.after)
 	if table == p.table {
 		_, err := t.exec(updateText(table), append(values, p.rid)...)
 		return err

@@ -46,7 +46,6 @@ type claim struct {
 	jobs  []job.Job
 	bytes int
 	full  bool // the next job in the order does not fit
-	dest  []any
 }
 
 func (c *claim) run(answer *ledger.Claimed) error {

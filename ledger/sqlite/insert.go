@@ -112,14 +112,19 @@ const liveStates = `CASE WHEN EXISTS (SELECT 1 FROM lease WHERE lease.rid = job_
 
 // lookUp finds the ids that exist.
 func (in *insertion) lookUp() error {
-	var ids, retried []job.ID
+	ids := make([]job.ID, 0, len(in.items))
+	var retried []job.ID
 	for i := range in.items {
 		ids = append(ids, in.items[i].Job.ID)
 		if !in.items[i].Fresh {
 			retried = append(retried, in.items[i].Job.ID)
 		}
 	}
-	for place, ids := range map[string][]job.ID{liveStates: ids, "state, digest FROM dead": ids, "state, digest FROM archive": retried} {
+	dead := ids
+	if in.mem.dead == 0 {
+		dead = nil
+	}
+	for place, ids := range map[string][]job.ID{liveStates: ids, "state, digest FROM dead": dead, "state, digest FROM archive": retried} {
 		err := in.eachID("SELECT id, "+place+" WHERE id IN (%s)", ids, func(row []driver.Value) error {
 			var id job.ID
 			var k known
@@ -234,9 +239,13 @@ func (in *insertion) store() error {
 	for _, j := range in.jobs {
 		in.count(j, 0, 1)
 	}
-	args := make([]any, 0, chunkSizes[0]*len(coldsql.Columns))
+	args := make([]any, 0, min(chunkSizes[0], len(in.jobs))*len(coldsql.Columns))
 	return chunks(len(in.jobs), func(from, to int) error {
 		args = args[:0]
+		plain := true
+		for _, p := range in.jobs[from:to] {
+			plain = plain && isPlain(p)
+		}
 		for _, p := range in.jobs[from:to] {
 			j := *p // the caller's items stay as they are: this may run again
 			if j.State == job.Ready {
@@ -246,7 +255,15 @@ func (in *insertion) store() error {
 				}
 				j.Seq = seq
 			}
-			args = coldsql.Values(args, &j, blobID)
+			if plain {
+				args = plainValues(args, &j)
+			} else {
+				args = rowValues(args, liveTable, &j)
+			}
+		}
+		if plain {
+			_, err := in.exec(rowsText(insertPlain, plainParams, to-from), args...)
+			return err
 		}
 		_, err := in.exec(rowsText("INSERT INTO job_row ("+coldsql.ColumnList+") VALUES %s", columnParams, to-from), args...)
 		return err

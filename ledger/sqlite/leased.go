@@ -31,6 +31,7 @@ type lease struct {
 	was        ledger.Succeeded // what its success will answer
 	key        string
 	mode       job.UniqueMode
+	plain      bool // its row is, see isPlain
 }
 
 // block is a lease_block in memory.
@@ -71,7 +72,7 @@ func (t *tx) remember(rows []candidate) {
 	for i := range rows {
 		j := &rows[i].job
 		t.mem.leases[j.ID] = lease{
-			rid: rows[i].rid, token: j.Token, key: j.UniqueKey, mode: j.UniqueMode,
+			rid: rows[i].rid, token: j.Token, key: j.UniqueKey, mode: j.UniqueMode, plain: rows[i].plain,
 			was: ledger.Succeeded{
 				OK: true, Queue: j.Queue, Kind: j.Kind, Priority: j.Priority, Attempt: j.Attempt, MaxAttempts: j.MaxAttempts,
 				Crashes: j.Crashes, Version: j.Version + 1, CreatedAt: j.CreatedAt, RunAt: j.RunAt, LeasedAt: j.LeasedAt,

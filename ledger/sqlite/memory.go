@@ -42,6 +42,7 @@ func (s slice) table() string { return fmt.Sprintf("archive_%d", s.n) }
 type memory struct {
 	counts   map[counterKey]int64
 	dirty    map[counterKey]struct{} // changed in this transaction
+	dead     int64                   // how many dead letters there are
 	ready    map[string]readyLanes   // by queue
 	slices   []slice
 	span     int64 // of the next slice, in microseconds
@@ -110,6 +111,9 @@ func (m *memory) scanCounter(row []driver.Value) error {
 }
 
 func (m *memory) set(k counterKey, n int64) {
+	if k.state == job.Dead {
+		m.dead += n - m.counts[k]
+	}
 	m.counts[k] = n
 	if n == 0 {
 		delete(m.counts, k)

@@ -118,7 +118,7 @@ func (s *success) neighbours(rows []settled) int {
 	block, apart := s.mem.leased[rows[0].rid]
 	for n := 1; n < len(rows); n++ {
 		other, too := s.mem.leased[rows[n].rid]
-		if rows[n].rid != rows[n-1].rid+1 || other != block || too != apart || s.items[rows[n].item].Result != nil {
+		if rows[n].rid != rows[n-1].rid+1 || other != block || too != apart || rows[n].plain != rows[0].plain || s.items[rows[n].item].Result != nil {
 			return n
 		}
 	}
@@ -137,13 +137,19 @@ func (s *success) lease(rid int64) (apart int64, leasedAt any) {
 func (s *success) moveRun(into string, rows []settled) error {
 	first, last := rows[0].rid, rows[len(rows)-1].rid
 	apart, leasedAt := s.lease(first)
-	if _, err := s.exec(into+copyRun, coldsql.Micros(s.now), apart, leasedAt, first, last); err != nil {
+	var err error
+	if rows[0].plain && apart == 1 {
+		_, err = s.exec(into+copyPlain, coldsql.Micros(s.now), leasedAt, first, last)
+	} else {
+		_, err = s.exec(into+copyRun, coldsql.Micros(s.now), apart, leasedAt, first, last)
+	}
+	if err != nil {
 		return err
 	}
 	if err := s.unlease(rids(rows)); err != nil {
 		return err
 	}
-	_, err := s.exec("DELETE FROM job_row WHERE rid BETWEEN ? AND ?", first, last)
+	_, err = s.exec("DELETE FROM job_row WHERE rid BETWEEN ? AND ?", first, last)
 	return err
 }
 
