@@ -140,7 +140,12 @@ func (t *tx) claimFew(ctx context.Context, now time.Time, reqs []ledger.Claim) (
 			t.l.learn(w)
 			answers[i].Jobs, answers[i].More = w.jobs, w.cut() || w.wantsMore()
 		}
-		if live && len(w.jobs) == 0 && (w.odd || w.wantsMore() || i >= len(sent) && !work[0].exhausted(seed)) {
+		// Those that had no statement of their own know what the first one showed.
+		open := w.odd || w.wantsMore()
+		if i >= len(sent) {
+			open = !work[0].exhausted(seed)
+		}
+		if live && len(w.jobs) == 0 && open {
 			left = append(left, i)
 		}
 	}
