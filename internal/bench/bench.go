@@ -130,6 +130,8 @@ type Runner struct {
 	Measuring func(bool)
 	// Progress, if set, is told now and then, from one goroutine at a time.
 	Progress func(Progress)
+
+	alarm func() alarm // newAlarm, but in tests whose clock is not the kernel's
 }
 
 // Run runs the scenarios named. Results are of those that were run, also if an
@@ -160,7 +162,10 @@ func (r *Runner) scenario(ctx context.Context, name string) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &load{plan: r.Plan, sys: sys, name: name, measuring: r.Measuring, epoch: time.Now()}
+	l := &load{plan: r.Plan, sys: sys, name: name, measuring: r.Measuring, epoch: time.Now(), alarm: r.alarm}
+	if l.alarm == nil {
+		l.alarm = newAlarm
+	}
 	stop := l.report(r.Progress)
 	res := &Result{Name: name}
 	switch name {

@@ -77,7 +77,7 @@ func (f *fake) Work(_ context.Context, handle func([]byte)) (func() error, <-cha
 func (f *fake) Close() error { f.closed = true; return nil }
 
 func runFake(ctx context.Context, f *fake, p Plan, scenarios ...string) ([]Result, error) {
-	r := &Runner{Plan: p, Open: func(context.Context, string) (System, error) { return f, nil }}
+	r := &Runner{alarm: virtual, Plan: p, Open: func(context.Context, string) (System, error) { return f, nil }}
 	return r.Run(ctx, scenarios)
 }
 
@@ -121,7 +121,7 @@ func TestScheduleKeepsItsPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		due := make(chan time.Time, 50)
 		begin := time.Now()
-		go schedule(t.Context(), 10, 5*time.Second, due)
+		go schedule(t.Context(), runtimeAlarm{}, 10, 5*time.Second, due)
 		for i := range 50 {
 			at := <-due
 			if want := time.Duration(i) * 100 * time.Millisecond; at.Sub(begin) != want || time.Since(begin) != want {
@@ -139,7 +139,7 @@ func TestScheduleEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		due := make(chan time.Time, 1000)
-		schedule(ctx, 10, 100*time.Second, due)
+		schedule(ctx, runtimeAlarm{}, 10, 100*time.Second, due)
 		if n := len(due); n < 10 || n > 11 {
 			t.Errorf("%d calls were sent within a second, want 10", n)
 		}
@@ -228,7 +228,7 @@ func TestPinnedHoldsAndReleases(t *testing.T) {
 		pinned, released := 0, 0
 		f := newFake()
 		f.handleTime, f.enqueueTime = time.Millisecond, time.Millisecond
-		r := &Runner{Plan: smallPlan(), Open: func(context.Context, string) (System, error) { return f, nil }}
+		r := &Runner{alarm: virtual, Plan: smallPlan(), Open: func(context.Context, string) (System, error) { return f, nil }}
 		if _, err := r.Run(t.Context(), []string{Pinned}); !errors.Is(err, ErrCannotPin) {
 			t.Errorf("without a transaction: %v", err)
 		}
@@ -299,7 +299,7 @@ func TestStuckWorkersAreNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		f.handleTime = time.Hour
-		r := &Runner{Plan: smallPlan(), Throwaway: true, Open: func(context.Context, string) (System, error) { return f, nil }}
+		r := &Runner{alarm: virtual, Plan: smallPlan(), Throwaway: true, Open: func(context.Context, string) (System, error) { return f, nil }}
 		_, err := r.Run(t.Context(), []string{Drain})
 		if err == nil || !strings.Contains(err.Error(), "0 of 5000 jobs were carried out, and then none for 1m") {
 			t.Errorf("error %v", err)
@@ -373,7 +373,7 @@ func TestProgressNamesThePhases(t *testing.T) {
 		f.enqueueTime, f.handleTime = time.Second, time.Millisecond
 		var seen bytes.Buffer
 		last := ""
-		r := &Runner{Plan: smallPlan(), Open: func(context.Context, string) (System, error) { return f, nil },
+		r := &Runner{alarm: virtual, Plan: smallPlan(), Open: func(context.Context, string) (System, error) { return f, nil },
 			Progress: func(p Progress) {
 				if p.Done < 0 || p.Done > p.Total {
 					t.Errorf("%+v", p)
@@ -391,3 +391,26 @@ func TestProgressNamesThePhases(t *testing.T) {
 		}
 	})
 }
+
+// The alarm is on time as far as the machine is, and ends with its context.
+func TestAlarm(t *testing.T) {
+	clock := newAlarm()
+	defer clock.close()
+	for _, d := range []time.Duration{0, time.Microsecond, 3 * time.Millisecond} {
+		began := time.Now()
+		if !clock.sleep(t.Context(), d) || time.Since(began) < d {
+			t.Errorf("slept %s of %s", time.Since(began), d)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	if began := time.Now(); clock.sleep(ctx, time.Hour) || time.Since(began) > time.Minute {
+		t.Errorf("slept %s beyond its context", time.Since(began))
+	}
+	if clock.sleep(ctx, time.Hour) {
+		t.Error("slept in a context that had ended")
+	}
+}
+
+// virtual is the alarm of tests in a bubble, whose clock the kernel does not know.
+func virtual() alarm { return runtimeAlarm{} }

@@ -13,6 +13,7 @@ import (
 // load is one scenario's producers and workers, and what they have counted.
 type load struct {
 	plan      Plan
+	alarm     func() alarm
 	sys       System
 	name      string
 	measuring func(bool) // see Runner

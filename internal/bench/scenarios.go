@@ -96,7 +96,12 @@ func (l *load) recorder(lat *latencies) func([]byte) {
 func (l *load) openLoop(ctx context.Context, rate float64) error {
 	due := make(chan time.Time, scheduled(rate, l.plan.Duration))
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { schedule(ctx, rate, l.plan.Duration, due); return nil })
+	g.Go(func() error {
+		clock := l.alarm()
+		defer clock.close()
+		schedule(ctx, clock, rate, l.plan.Duration, due)
+		return nil
+	})
 	for range l.plan.Producers {
 		g.Go(func() error {
 			for at := range due {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
@@ -30,11 +31,18 @@ import (
 //
 // The first columns of each row are how many were seen, and whether some were locked
 // that did not fit.
-var claimSQL = fmt.Sprintf(`WITH %[6]s
-		WHERE EXISTS (SELECT FROM errand.session s WHERE s.id = $8 AND s.state = %[7]d)
-			AND NOT EXISTS (SELECT FROM errand.queue q WHERE q.name = $1 AND q.paused)
-			AND ($13 OR NOT EXISTS (SELECT FROM errand.job j WHERE j.queue = $1 AND j.state = 2 AND j.lane = -2))),
-	%[1]s,
+var claimSQL = fmt.Sprintf(`WITH %[1]s AND ($13 OR NOT EXISTS (SELECT FROM errand.job j WHERE j.queue = $1 AND j.state = 2 AND j.lane = -2))),
+	%[2]s
+	%[3]s RETURNING (SELECT count(*) FROM seen), (SELECT count(*) FROM locked) > (SELECT count(*) FROM fits), %[4]s`,
+	mayTake, takeParts, takeUpdate, claimedColumns("j."))
+
+// The parts that claimSQL and claimFewSQL have in common. The first is open: what
+// they know of suspects goes behind it.
+var (
+	mayTake = fmt.Sprintf(`%s
+		WHERE EXISTS (SELECT FROM errand.session s WHERE s.id = $8 AND s.state = %d)
+			AND NOT EXISTS (SELECT FROM errand.queue q WHERE q.name = $1 AND q.paused)`, wantSQL, ledger.SessionLive)
+	takeParts = fmt.Sprintf(`%[1]s,
 	share AS MATERIALIZED (
 		SELECT i, count(*) AS n FROM
 			(SELECT i, sum(size) OVER (ROWS UNBOUNDED PRECEDING) - size AS before FROM seen) s
@@ -48,24 +56,31 @@ var claimSQL = fmt.Sprintf(`WITH %[6]s
 	fits AS MATERIALIZED (
 		SELECT place FROM (SELECT place, sum(size) OVER w AS total, row_number() OVER w AS nth
 			FROM locked WINDOW w AS (ORDER BY lane, seq)) l
-		WHERE nth <= $12 AND (total <= $10 OR (nth = 1 AND $11)))
-	UPDATE errand.job j SET %[4]s, session = $8, call = nullif($9::bigint, 0), leased_at = $7
-		WHERE j.ctid = ANY (ARRAY (SELECT place FROM fits))
-		RETURNING (SELECT count(*) FROM seen), (SELECT count(*) FROM locked) > (SELECT count(*) FROM fits), %[5]s`,
-	seenSQL(payloadSize), payloadSize, laneRows, leaseSet, claimedColumns(), wantSQL, ledger.SessionLive)
+		WHERE nth <= $12 AND (total <= $10 OR (nth = 1 AND $11)))`, seenSQL(payloadSize), payloadSize, laneRows)
+	takeUpdate = fmt.Sprintf(`UPDATE errand.job j SET %s, session = $8, call = nullif($9::bigint, 0), leased_at = $7
+		WHERE j.ctid = ANY (ARRAY (SELECT place FROM fits))`, leaseSet)
+)
 
 // claimedColumns are those of a job, but for what the claim knows: see scan.
-func claimedColumns() string {
+func claimedColumns(prefix string) string {
 	list := slices.Clone(coldsql.Columns)
 	for i, c := range list {
-		switch c {
-		case "queue", "state", "leased_at", "session", "call":
+		if knownToClaim(c) {
 			list[i] = "NULL"
-		default:
-			list[i] = "j." + c
+		} else {
+			list[i] = prefix + c
 		}
 	}
 	return strings.Join(list, ", ")
+}
+
+// knownToClaim tells the columns of a leased job that whoever claimed it knows.
+func knownToClaim(column string) bool {
+	switch column {
+	case "queue", "state", "leased_at", "session", "call":
+		return true
+	}
+	return false
 }
 
 // payloadSize is what a job weighs in an answer.
@@ -104,6 +119,8 @@ type request struct {
 	seen  int   // by the last statement
 	limit int   // of the last statement
 	full  bool  // the next job in the order does not fit
+	few   bool  // claimFewSQL does it, which says what it saw even if it took nothing
+	odd   bool  // and that the queue has suspects
 
 	traces coldsql.Traces
 	places map[lease]int // of a request by name, once it was made: where its refs stand
@@ -115,17 +132,22 @@ func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 		return nil, nil
 	}
 	rescanned := l.rescanBeside(ctx, now, l.markedLanes(headsOf(reqs)))
-	answers, err := l.claim(ctx, now, reqs)
+	claim := l.claimMany
+	if l.fewExpected(reqs) {
+		claim = l.claimFew
+	}
+	answers, err := claim(ctx, now, reqs)
 	if err != nil || slices.ContainsFunc(answers, func(a ledger.Claimed) bool { return len(a.Jobs) > 0 }) {
 		return answers, err
 	}
 	if back, err := rescanned(); err != nil || !back {
 		return answers, err
 	}
-	return l.claim(ctx, now, reqs)
+	return claim(ctx, now, reqs)
 }
 
-func (l *Ledger) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) ([]ledger.Claimed, error) {
+// claimMany serves any requests, in two round trips at least.
+func (l *Ledger) claimMany(ctx context.Context, now time.Time, reqs []ledger.Claim) ([]ledger.Claimed, error) {
 	var answers []ledger.Claimed
 	err := l.inTx(ctx, "claim", func(t *tx) (err error) {
 		answers, err = t.claim(ctx, now, reqs)
@@ -165,7 +187,7 @@ func (t *tx) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) (ans
 	}
 	answers = make([]ledger.Claimed, len(reqs))
 	for i, w := range work {
-		answers[i].Jobs, answers[i].More = w.jobs, w.full || w.bytes <= 0 || len(w.Refs) == 0 && w.wantsMore()
+		answers[i].Jobs, answers[i].More = w.jobs, w.cut() || len(w.Refs) == 0 && w.wantsMore()
 		if !seed.live[w.Session] {
 			answers[i].Err = job.ErrSessionLost
 		}
@@ -173,37 +195,37 @@ func (t *tx) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) (ans
 	return answers, t.commit(ctx, claimedSteps(work)...)
 }
 
-// seedSteps are what a claim begins with. The session rows are locked against
-// MoveSession, not against Beat; the lock on pausing comes in a statement before the
-// settings are read, so that a claim that SetPaused did not wait for sees what it set.
+// seedSteps are what a claim begins with, behind the lock on pausing: see claimAll.
 func (s claimSeed) seedSteps(work []*request) []step {
-	sessions, queues, searched := make([]job.ID, len(work)), make([]string, len(work)), make([]ledger.Head, 0, len(work))
+	queues, searched := make([]string, len(work)), make([]ledger.Head, 0, len(work))
 	for i, w := range work {
-		sessions[i], queues[i] = w.Session, w.Queue
+		queues[i] = w.Queue
 		if len(w.Refs) == 0 {
 			searched = append(searched, ledger.Head{Queue: w.Queue, Kinds: w.Kinds})
 		}
 	}
-	steps := []step{
-		{sql: "SELECT pg_advisory_xact_lock_shared($1, $2)", args: []any{lockClass, lockPausing}},
-		{
-			sql:  "SELECT id, state FROM errand.session WHERE id = ANY ($1::uuid[]) ORDER BY id FOR KEY SHARE",
-			args: []any{uuids(sessions)},
-			scan: func(rows pgx.Rows) error {
-				r := rowReader{vals: rows.RawValues()}
-				id := r.uuid()
-				s.live[id] = ledger.SessionState(r.int2()) == ledger.SessionLive
-				return r.err
-			},
-		},
-		s.pausedStep(queues),
-	}
+	steps := []step{s.sessionsStep(work), s.pausedStep(queues)}
 	if len(searched) > 0 {
 		steps = append(steps, textSet(`SELECT q FROM unnest($1::text[]) AS u (q)
 			WHERE EXISTS (SELECT FROM errand.job j WHERE j.queue = u.q AND j.state = 2 AND j.lane = -2)`, queues, s.suspects))
 		steps = append(steps, s.kindsSteps(searched)...)
 	}
 	return steps
+}
+
+// sessionsStep reads the sessions of the requests. Their rows are locked against
+// MoveSession, not against Beat.
+func (s claimSeed) sessionsStep(work []*request) step {
+	return step{
+		sql:  "SELECT id, state FROM errand.session WHERE id = ANY ($1::uuid[]) ORDER BY id FOR KEY SHARE",
+		args: []any{column(work, func(w *request) pgtype.UUID { return uuidArg(w.Session) })},
+		scan: func(rows pgx.Rows) error {
+			r := rowReader{vals: rows.RawValues()}
+			id := r.uuid()
+			s.live[id] = ledger.SessionState(r.int2()) == ledger.SessionLive
+			return r.err
+		},
+	}
 }
 
 func (l *Ledger) newRequest(r *ledger.Claim) *request {
@@ -239,15 +261,15 @@ func (t *tx) claimAll(ctx context.Context, now time.Time, work []*request) (clai
 		first = work[:i]
 	}
 	if slices.ContainsFunc(work, func(w *request) bool { return len(w.Refs) == 0 }) {
-		// One at a time: claims of a process that look at the same moment would all
-		// walk over the rows that the others lock. The commits overlap.
-		select {
-		case t.l.claiming <- struct{}{}:
-			defer func() { <-t.l.claiming }()
-		case <-ctx.Done():
-			return seed, ctx.Err()
+		leave, err := t.l.enterClaim(ctx)
+		if err != nil {
+			return seed, err
 		}
+		defer leave() // the commits overlap
 	}
+	// The lock on pausing comes in a statement before the settings are read, so that
+	// a claim that SetPaused did not wait for sees what it set.
+	t.lock = lockPausing
 	if err := t.run(ctx, append(seed.seedSteps(work), t.l.claimSteps(now, first)...)...); err != nil {
 		return seed, err
 	}
@@ -274,6 +296,17 @@ func (t *tx) claimAll(ctx context.Context, now time.Time, work []*request) (clai
 		t.l.learn(w)
 	}
 	return seed, nil
+}
+
+// enterClaim waits for the claim of this process that is looking for rows: claims that
+// look at the same moment would all walk over the rows that the others lock.
+func (l *Ledger) enterClaim(ctx context.Context) (leave func(), err error) {
+	select {
+	case l.claiming <- struct{}{}:
+		return func() { <-l.claiming }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // claimSuspects prepares the requests for the next round, and gives suspects to
@@ -340,7 +373,7 @@ func (w *request) wantsMore() bool {
 	if len(w.lanes) == 0 || len(w.jobs) >= w.Max || w.bytes <= 0 || w.full {
 		return false
 	}
-	return w.limit == 0 || w.merge && (w.seen == w.limit || len(w.jobs) == 0)
+	return w.limit == 0 || w.merge && (w.seen == w.limit || len(w.jobs) == 0 && !w.few)
 }
 
 // claimSuspect takes at most one suspect for a session that holds none. The
@@ -381,7 +414,11 @@ func (l *Ledger) claimStep(now time.Time, w *request, lanes []laneKey) step {
 	}
 	w.seen = 0
 	args := append(read.args(min(w.limit, w.Max*claimRounds), now), uuidArg(w.Session), w.Call,
-		w.bytes, len(w.jobs) == 0, w.Max-len(w.jobs), w.past)
+		w.bytes, len(w.jobs) == 0, w.Max-len(w.jobs))
+	if w.few {
+		return step{sql: claimFewSQL, args: args, scan: func(rows pgx.Rows) error { return w.scanFew(rows, now) }}
+	}
+	args = append(args, w.past)
 	return step{sql: claimSQL, args: args, scan: func(rows pgx.Rows) error { return w.scan(rows, now) }}
 }
 
@@ -390,11 +427,16 @@ func (w *request) scan(rows pgx.Rows, now time.Time) error {
 	if w.seen, w.full = int(r.int8()), r.bool(); r.err != nil {
 		return r.err
 	}
+	return w.scanJob(rows, 2, now)
+}
+
+// scanJob reads the row's job, after skip columns.
+func (w *request) scanJob(rows pgx.Rows, skip int, now time.Time) error {
 	if w.jobs == nil {
 		w.jobs = make([]job.Job, 0, min(w.Max, w.room))
 	}
 	var err error
-	if w.jobs, err = scanJob(w.jobs, rows, 2, &w.traces); err != nil {
+	if w.jobs, err = scanJob(w.jobs, rows, skip, &w.traces); err != nil {
 		return err
 	}
 	j := &w.jobs[len(w.jobs)-1]

@@ -35,6 +35,19 @@ func (d deltas) add(j *job.Job, n int64) {
 
 // steps returns the statement that inserts the deltas, or none.
 func (d deltas) steps() []step {
+	args := d.columns()
+	if args == nil {
+		return nil
+	}
+	return []step{{
+		sql: `INSERT INTO errand.counter_delta (queue, kind, state, slice, n)
+			SELECT * FROM unnest($1::text[], $2::text[], $3::smallint[], $4::bigint[], $5::bigint[])`,
+		args: args,
+	}}
+}
+
+// columns returns the deltas column by column, or nil if there are none.
+func (d deltas) columns() []any {
 	keys := make([]counterKey, 0, len(d))
 	for k, n := range d {
 		if n != 0 {
@@ -53,9 +66,5 @@ func (d deltas) steps() []step {
 	for i, k := range keys {
 		queues[i], kinds[i], states[i], parts[i], ns[i] = k.queue, k.kind, int16(k.state), k.slice, d[k]
 	}
-	return []step{{
-		sql: `INSERT INTO errand.counter_delta (queue, kind, state, slice, n)
-			SELECT * FROM unnest($1::text[], $2::text[], $3::smallint[], $4::bigint[], $5::bigint[])`,
-		args: []any{queues, kinds, states, parts, ns},
-	}}
+	return []any{queues, kinds, states, parts, ns}
 }

@@ -29,9 +29,11 @@ func isUntouched(j *job.Job) bool {
 		j.Seq == 0 && j.Result == nil && j.Progress == nil && len(j.Errors) == 0
 }
 
-// insertFewSQL stores jobs that nothing has happened to yet, and draws one block
-// of order numbers if one of them is ready.
-const insertFewSQL = `WITH block AS MATERIALIZED (SELECT nextval('errand.seq') AS first)
+// insertFewSQL stores jobs that nothing has happened to yet, draws one block
+// of order numbers if one of them is ready, and counts them ($17 to $21).
+const insertFewSQL = `WITH block AS MATERIALIZED (SELECT nextval('errand.seq') AS first),
+	counted AS (INSERT INTO errand.counter_delta (queue, kind, state, slice, n)
+		SELECT * FROM unnest($17::text[], $18::text[], $19::smallint[], $20::bigint[], $21::bigint[]))
 	INSERT INTO errand.job (` + untouchedColumns + `)
 	SELECT id, queue, kind, state, priority, lane, CASE WHEN state = 2 THEN (SELECT first FROM block) + i - 1 ELSE 0 END,
 		run_at, created_at, expires_at, max_attempts, timeout_us, digest, content_type, tags, trace, payload
@@ -54,7 +56,8 @@ func (t *tx) insertFew(ctx context.Context, jobs []*job.Job) error {
 		tags[i] = optTextArg(text)
 		d.add(j, 1)
 	}
-	steps := []step{lockWritingStep, {sql: insertFewSQL, args: []any{
+	t.lock = lockWriting
+	return t.commit(ctx, step{sql: insertFewSQL, args: append([]any{
 		column(jobs, func(j *job.Job) pgtype.UUID { return uuidArg(j.ID) }),
 		column(jobs, func(j *job.Job) string { return j.Queue }),
 		column(jobs, func(j *job.Job) string { return j.Kind }),
@@ -71,6 +74,5 @@ func (t *tx) insertFew(ctx context.Context, jobs []*job.Job) error {
 		tags,
 		column(jobs, func(j *job.Job) pgtype.Text { return optTextArg(traces.Pack(j.Trace)) }),
 		column(jobs, func(j *job.Job) []byte { return j.Payload }),
-	}}}
-	return t.commit(ctx, append(append(steps, d.steps()...), knownElsewhere(jobs))...)
+	}, d.columns()...)}, knownElsewhere(jobs))
 }

@@ -39,6 +39,7 @@ type step struct {
 type tx struct {
 	l         *Ledger
 	conn      *pgx.Conn
+	lock      int // taken, shared, by the statement that begins it; 0: none
 	begun     bool
 	committed bool // a commit was sent
 }
@@ -94,7 +95,7 @@ func (t *tx) run(ctx context.Context, steps ...step) error {
 	if !t.begun {
 		t.begun = true
 		b.Queue(begin)
-		b.Queue(t.l.settings())
+		b.Queue(t.beginning())
 		lead = 2
 	}
 	for _, s := range steps {
@@ -120,6 +121,15 @@ func (l *Ledger) settings() string {
 		return settings + ", (" + durable(true) + ")"
 	}
 	return settings
+}
+
+// beginning is the transaction's first statement. A lock that is taken in it is held
+// before the next one looks at anything.
+func (t *tx) beginning() string {
+	if t.lock == 0 {
+		return t.l.settings()
+	}
+	return fmt.Sprintf("%s, pg_advisory_xact_lock_shared(%d, %d)", t.l.settings(), lockClass, t.lock)
 }
 
 func readBatch(br pgx.BatchResults, lead int, steps []step) (err error) {
