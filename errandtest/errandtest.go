@@ -92,6 +92,15 @@ func (s shifted) Now(ctx context.Context) (time.Time, error) {
 	return t.Add(time.Duration(s.ahead.Load())), err
 }
 
+// Pulse implements ledger.Ledger. What is added during the call is for the next one: this
+// one's clock is then late, which Advance waits out, and never early.
+func (s shifted) Pulse(ctx context.Context, now time.Time, ask ledger.Ask) (ledger.Pulse, error) {
+	ahead := time.Duration(s.ahead.Load())
+	p, err := s.Ledger.Pulse(ctx, now, ask)
+	p.Now = p.Now.Add(ahead)
+	return p, err
+}
+
 // Now is the time that decides what is due: the wall clock, and what Advance added.
 func (q *Queue) Now() time.Time { return q.engine.Now() }
 
