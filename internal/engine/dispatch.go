@@ -132,23 +132,22 @@ func (d *dispatcher) poll(ready []string) {
 	d.mark(ready, func(_ *waiter, q string) bool { return slices.Contains(ready, q) })
 }
 
-// ask returns the queues that somebody waits for: the pulse will tell of them. What is
-// known of all others is forgotten, for it does not.
+// ask returns what somebody waits for: the pulse will tell of it. What is known of all
+// else is forgotten, for it does not: other kinds of the same queues too.
 func (d *dispatcher) ask() []ledger.Head {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	waited, wants := map[string]bool{}, map[want]bool{}
+	wants := map[want]bool{}
 	var heads []ledger.Head
 	for _, w := range d.waiters {
 		for _, q := range w.queues {
-			waited[q] = true
 			if it := (want{q, w.kindsKey}); !wants[it] {
 				wants[it] = true
 				heads = append(heads, ledger.Head{Queue: q, Kinds: w.kinds})
 			}
 		}
 	}
-	d.dry.keep(waited)
+	d.dry.keep(wants)
 	return heads
 }
 

@@ -39,10 +39,10 @@ func (d *dryness) leave(a ask, gen uint64) {
 	d.found[a] = gen
 }
 
-// keep forgets who has had all of other queues. When these were woken stays: a claim under
-// way may still leave nothing in a generation before it.
-func (d *dryness) keep(queues map[string]bool) {
-	maps.DeleteFunc(d.found, func(a ask, _ uint64) bool { return !queues[a.want.queue] })
+// keep forgets who has had all of what is not among wants. When queues were woken stays: a
+// claim under way may still leave nothing in a generation before it.
+func (d *dryness) keep(wants map[want]bool) {
+	maps.DeleteFunc(d.found, func(a ask, _ uint64) bool { return !wants[a.want] })
 }
 
 // wake notes that a queue may have work, as of generation gen.

@@ -27,8 +27,9 @@ func TestDrynessEndsWithTheNextWake(t *testing.T) {
 				d.leave(ask{job.ID{2}, want{fmt.Sprint(i), "k"}}, 5)
 			}
 		}, false},
-		"pulse that is asked for it":   {func(d *dryness) { d.leave(a, 5); d.keep(map[string]bool{"q": true}) }, true},
-		"pulse that is not":            {func(d *dryness) { d.leave(a, 5); d.keep(map[string]bool{"r": true}) }, false},
+		"pulse that is asked for it":   {func(d *dryness) { d.leave(a, 5); d.keep(map[want]bool{a.want: true}) }, true},
+		"pulse of another queue":       {func(d *dryness) { d.leave(a, 5); d.keep(map[want]bool{{"r", "k"}: true}) }, false},
+		"pulse of other kinds":         {func(d *dryness) { d.leave(a, 5); d.keep(map[want]bool{{"q", "l"}: true}) }, false},
 		"wake during it, then a pulse": {func(d *dryness) { d.wake("q", 6); d.keep(nil); d.leave(a, 5) }, false},
 		"another session's":            {func(d *dryness) { d.leave(ask{job.ID{2}, a.want}, 5) }, false},
 		"too many wakes": {func(d *dryness) {

@@ -128,6 +128,24 @@ func TestPulseFindsReadyJobs(t *testing.T) {
 	}
 }
 
+// A pulse that was asked for other kinds of a queue says nothing of those that nobody waited
+// for: who comes for them is served at once.
+func TestPulseOfOtherKindsKeepsNothingDry(t *testing.T) {
+	inWorld(t, engine.Config{}, func(w *world) {
+		s := w.open()
+		w.lease(s, 1, 10)
+		other := w.poll(w.ctx, engine.LeaseRequest{Session: w.open(), Call: 1, Kinds: []string{"other"}})
+		time.Sleep(3*time.Second + time.Millisecond) // just after a pulse
+		w.f.put(item(w.id()).Job)
+		time.Sleep(5 * time.Second)
+		at := time.Now()
+		if jobs := <-w.poll(w.ctx, engine.LeaseRequest{Session: s, Call: 2}); len(jobs) != 1 || time.Since(at) > 0 {
+			t.Errorf("%d jobs after %s, want 1 at once", len(jobs), time.Since(at))
+		}
+		<-other
+	})
+}
+
 // Lease calls of sessions that have ended are told so, all of them, though there is no work.
 func TestWaitersOfEndedSessionsAreTold(t *testing.T) {
 	for _, state := range []ledger.SessionState{ledger.SessionAbsent, ledger.SessionDraining, ledger.SessionDead, ledger.SessionDrained} {
