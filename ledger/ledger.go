@@ -44,7 +44,8 @@ type Ledger interface {
 	// that was committed before the call, however late. A queue costs what a Claim of
 	// one job reads, orphans the sessions of all running jobs, the rest a look at an
 	// index. It may tell of what others hold locked, and of queues whose ready
-	// jobs no claim gets: they are paused, or the jobs are suspects or expired.
+	// jobs no claim gets: they are paused, or the jobs are suspects or expired, or of other
+	// kinds, where thousands of pairs of queue and kind are asked for.
 	Pulse(ctx context.Context, now time.Time, ask Ask) (Pulse, error)
 
 	// Wake tells the other processes on this ledger that the queues have work.

@@ -89,13 +89,18 @@ func (l *Ledger) Pulse(ctx context.Context, now time.Time, ask ledger.Ask) (ledg
 	return p, nil
 }
 
+// maxPulseLanes bounds the lanes that a pulse looks at. One Lease call may name a million
+// pairs of queue and kind, and the marks of claims have to keep their room.
+const maxPulseLanes = 10_000
+
 // lanesAsked returns the lanes of the kinds that are named, each once, and the queues that are
-// asked for without any.
+// asked for without any, or for which there is no room.
 func lanesAsked(heads []ledger.Head) (lanes []laneKey, every []string) {
 	seen := map[laneKey]bool{}
 	for _, h := range heads {
-		if len(h.Kinds) == 0 {
+		if n := len(h.Kinds) * int(job.LaneLast-job.LaneSuspect+1); n == 0 || len(lanes)+n > maxPulseLanes {
 			every = append(every, h.Queue)
+			continue
 		}
 		for _, kind := range h.Kinds {
 			for lane := job.LaneSuspect; lane <= job.LaneLast; lane++ {

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/errandhq/errand/internal/testenv"
@@ -81,5 +82,39 @@ func TestPulseRaisesFloors(t *testing.T) {
 	pulse()
 	if f := floors(); f[0] != last() {
 		t.Errorf("floors %v, want %d when all has come to rest", f, last())
+	}
+}
+
+// However many queues and kinds are asked for, a pulse looks at so many lanes, and at the
+// counters of the queues for the others.
+func TestPulseIsBounded(t *testing.T) {
+	kinds := make([]string, 500)
+	for i := range kinds {
+		kinds[i] = fmt.Sprint(i)
+	}
+	var heads []ledger.Head
+	for i := range 500 {
+		heads = append(heads, ledger.Head{Queue: fmt.Sprint(i), Kinds: kinds})
+	}
+	heads = append(heads, ledger.Head{Queue: "few", Kinds: []string{"k"}}, ledger.Head{Queue: "all"})
+	lanes, every := lanesAsked(heads)
+	asked := map[string]bool{}
+	for _, k := range lanes {
+		asked[k.queue] = true
+	}
+	if len(lanes) > maxPulseLanes || !asked["0"] || !asked["few"] {
+		t.Errorf("%d lanes of %d queues", len(lanes), len(asked))
+	}
+	for _, q := range every {
+		asked[q] = true
+	}
+	if len(asked) != len(heads) {
+		t.Errorf("%d of %d queues are asked for", len(asked), len(heads))
+	}
+	l := open(t)
+	insert(t, l, batch(1, "499", "0"))
+	p, err := l.Pulse(t.Context(), now(), ledger.Ask{Queues: heads})
+	if err != nil || len(p.Ready) != 1 || p.Ready[0] != "499" {
+		t.Errorf("ready %v, %v", p.Ready, err)
 	}
 }
