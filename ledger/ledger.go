@@ -93,8 +93,9 @@ type Jobs interface {
 	// No row that another plain insert needs is updated or locked.
 	Insert(ctx context.Context, now time.Time, items []Item) ([]Inserted, error)
 
-	// Claim leases ready jobs, all requests in one transaction, by
-	// job.Rules.Step with event Lease, and answers for each request in order.
+	// Claim leases ready jobs, by job.Rules.Step with event Lease, and answers
+	// for each request in order. It is one transaction, or a second one for requests
+	// that got nothing in the first: if only that one fails, its error is in their answers.
 	// A session that is not live (draining, dead, absent) gets
 	// job.ErrSessionLost in its answer; a paused queue gives nothing.
 	//
@@ -243,7 +244,9 @@ type Claimed struct {
 	// More says that there may be more of what was asked for, though Jobs are fewer
 	// than Max: the next did not fit, or others held what came first.
 	More bool
-	Err  error
+	// Err is job.ErrSessionLost, which brought nothing, or what became of this request
+	// alone: after job.ErrUnknown jobs may be held under its Call.
+	Err error
 }
 
 // Success is a job whose handler returned nil.

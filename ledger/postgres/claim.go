@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -137,13 +138,19 @@ func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 		claim = l.claimFew
 	}
 	answers, err := claim(ctx, now, reqs)
-	if err != nil || slices.ContainsFunc(answers, func(a ledger.Claimed) bool { return len(a.Jobs) > 0 }) {
+	if err != nil || slices.ContainsFunc(answers, isFinal) {
 		return answers, err
 	}
 	if back, err := rescanned(); err != nil || !back {
 		return answers, err
 	}
 	return claim(ctx, now, reqs)
+}
+
+// isFinal reports whether a claim with this answer must not be made again: it brought
+// jobs, or may have, for nobody knows whether it was committed.
+func isFinal(a ledger.Claimed) bool {
+	return len(a.Jobs) > 0 || a.Err != nil && !errors.Is(a.Err, job.ErrSessionLost)
 }
 
 // claimMany serves any requests, in two round trips at least.

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/errandhq/errand/internal/testenv"
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
@@ -305,4 +307,36 @@ func TestFewExpected(t *testing.T) {
 			t.Errorf("%s: in one round trip", name)
 		}
 	}
+}
+
+// A claim of which a part may have been committed is not made again under the call's number,
+// even if a mark was too high for the other part.
+func TestFewUnknownIsNotClaimedAgain(t *testing.T) {
+	l := open(t)
+	s := session(t, l)
+	insert(t, l, batch(1, "q", "k"))
+	insert(t, l, batch(2, "r", "k"))
+	// The commit of a lease of a suspect ends its connection, once.
+	if _, err := l.pool.Exec(t.Context(), `UPDATE errand.job SET lane = -2, crashes = 1 WHERE queue = 'r';
+		CREATE SEQUENCE once;
+		CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			IF nextval('once') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+			RETURN NULL;
+		END $$;
+		CREATE CONSTRAINT TRIGGER break_off AFTER UPDATE ON errand.job DEFERRABLE INITIALLY DEFERRED
+			FOR EACH ROW WHEN (new.crashes > 0 AND new.state = 3) EXECUTE FUNCTION break_off()`, pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
+	for lane := job.Lane(0); lane <= job.LaneLast; lane++ {
+		k := laneKey{"q", "k", lane}
+		_, gen := l.marks.start(k)
+		l.marks.advance(k, gen, 1<<40)
+	}
+	other := ask(s, 5)
+	other.Queue = "r"
+	out, err := l.Claim(t.Context(), now(), []ledger.Claim{ask(s, 5), other})
+	if err != nil || len(out[0].Jobs) != 0 || out[0].Err != nil || !errors.Is(out[1].Err, job.ErrUnknown) {
+		t.Errorf("%+v, %v", out, err)
+	}
+	until(t, 10*time.Second, "the mark is pulled back", func() bool { return len(claim(t, l, s, "q", 5, "k")) == 1 })
 }
