@@ -68,9 +68,11 @@ func (e *Engine) pulse(ctx context.Context, poll, second bool) error {
 	before := e.conf.Monotonic()
 	found, err := e.ledger.Pulse(ctx, now, ask)
 	if err != nil {
-		return fmt.Errorf("ask what there is to do: %w", err)
+		err = fmt.Errorf("ask what there is to do: %w", err)
+		found = everything(&ask) // it says nothing: so all look, each by a statement of their own
+	} else {
+		e.clock.set(found.Now, before, e.conf.Monotonic())
 	}
-	e.clock.set(found.Now, before, e.conf.Monotonic())
 	e.dispatch.poll(found.Ready)
 	if found.Due {
 		e.promoter.kick()
@@ -81,5 +83,14 @@ func (e *Engine) pulse(ctx context.Context, poll, second bool) error {
 	if found.Cancels {
 		ring(e.cancels)
 	}
-	return nil
+	return err
+}
+
+// everything is the pulse that has found all that was asked for.
+func everything(ask *ledger.Ask) ledger.Pulse {
+	p := ledger.Pulse{Due: ask.Due, Orphans: ask.Orphans, Cancels: ask.Cancels}
+	for _, h := range ask.Queues {
+		p.Ready = add(p.Ready, h.Queue)
+	}
+	return p
 }

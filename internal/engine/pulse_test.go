@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"errors"
 	"maps"
 	"testing"
 	"time"
@@ -126,6 +127,57 @@ func TestPulseFindsReadyJobs(t *testing.T) {
 			})
 		})
 	}
+}
+
+// While the pulse fails, and nothing else, all is found that it would have told of.
+func TestAFailingPulseStopsNothing(t *testing.T) {
+	inWorld(t, engine.Config{CrashLimit: 10}, func(w *world) {
+		holder := w.open()
+		w.put(1)
+		held := w.lease(holder, 1, 1)
+		w.f.hook(func(method string) error {
+			if method == "Pulse" {
+				return errors.New("it takes too long")
+			}
+			return nil
+		}, nil)
+		told := make(chan engine.ExtendReply, 1)
+		go func() {
+			r, err := w.Extend(w.ctx, engine.ExtendRequest{Session: holder, Call: 2, Held: names(held), Wait: 20 * time.Second})
+			if err != nil {
+				t.Error(err)
+			}
+			told <- r
+		}()
+		got := w.poll(w.ctx, engine.LeaseRequest{Session: w.open(), Call: 1})
+		time.Sleep(3*time.Second + time.Millisecond) // just after a pulse
+		expired, orphan := w.id(), w.id()
+		w.f.put(item(expired).Job)
+		w.f.change(expired, func(j *job.Job) { j.ExpiresAt = w.Now() })
+		w.f.put(item(orphan).Job)
+		w.f.change(orphan, func(j *job.Job) { j.State, j.Session, j.MaxAttempts = job.Running, w.id(), 10 })
+		w.f.change(held[0].ID, func(j *job.Job) { j.CancelRequested = true })
+		time.Sleep(time.Second)
+		w.is(expired, job.Cancelled)
+		if jobs := <-got; len(jobs) != 1 || jobs[0].ID != orphan {
+			t.Errorf("leased %d jobs, want the one that was taken back", len(jobs))
+		}
+		select {
+		case r := <-told:
+			if len(r.Cancelled) != 1 {
+				t.Errorf("%+v", r)
+			}
+		default:
+			t.Error("the cancellation was not told")
+		}
+		got = w.poll(w.ctx, engine.LeaseRequest{Session: w.open(), Call: 1})
+		time.Sleep(time.Second)
+		w.f.put(item(w.id()).Job)
+		at := time.Now()
+		if jobs := <-got; len(jobs) != 1 || time.Since(at) > 500*time.Millisecond {
+			t.Errorf("%d ready jobs after %s, want 1 within 500 ms", len(jobs), time.Since(at))
+		}
+	})
 }
 
 // A pulse that was asked for other kinds of a queue says nothing of those that nobody waited
