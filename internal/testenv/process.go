@@ -3,6 +3,7 @@ package testenv
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -206,15 +207,21 @@ func childrenOfAll() map[int][]int {
 	return out
 }
 
-// FreePort returns a loopback port that nobody listens on at this moment.
+// FreePort returns a loopback port that nobody listens on at this moment. It is below those
+// that systems hand out to connections (from 32768 on Linux, 49152 elsewhere): one of these may
+// be a client's by the time that the server starts.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var err error
+	for range 100 {
+		var l net.Listener
+		if l, err = net.Listen("tcp", local(20_000+rand.IntN(12_000))); err == nil {
+			defer l.Close()
+			return l.Addr().(*net.TCPAddr).Port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal(err)
+	return 0
 }
 
 // local returns the address of a loopback port.
