@@ -220,12 +220,13 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 func (c connector) Driver() driver.Driver { return &modernc.Driver{} }
 
 // cacheKiB is how much of the file a connection keeps in memory. Writes go to the ends of
-// trees, and reads of the operating system's own cache are cheap.
+// trees, and reads of the operating system's own cache are cheap. The driver's allocator takes
+// up to twice as much, for it rounds a page of 8 KiB and its head up.
 func cacheKiB(query string) int {
 	if query == queryOnly {
-		return 4 << 10
+		return 2 << 10
 	}
-	return 16 << 10
+	return 8 << 10
 }
 
 func connect(ctx context.Context, path, query string) (driver.Conn, error) {
