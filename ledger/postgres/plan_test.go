@@ -58,7 +58,7 @@ func TestPlans(t *testing.T) {
 			"using job_due")
 		expect(t, when+": dead letters among new ids", explain(t, l, nearSQL, 2), "using dead_pkey")
 		expect(t, when+": pulse", explain(t, l, pulseSQL, 4), "using job_due", "using job_expires", "using job_running", "using job_cancel", "using session_pkey")
-		expect(t, when+": pulse of lanes", explain(t, l, anyReadySQL, 5), "using job_ready")
+		expect(t, when+": pulse of lanes", explain(t, l, anyReadySQL, 4), "using job_ready")
 		key := takeUniqueSteps(now(), nil, nil, nil, nil)[0].sql
 		expect(t, when+": ended windows", explain(t, l, key, 3), "using unique_key_pkey", "Tid Scan")
 	}

@@ -23,11 +23,12 @@ const pulseSQL = `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigi
 	CASE WHEN $4 THEN EXISTS (SELECT FROM errand.job WHERE state = 3 AND cancel_requested) ELSE false END,
 	(extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
 
-// anyReadySQL finds which lanes have ready jobs, from their floors on.
+// anyReadySQL finds which lanes have ready jobs, from their floors on: expired ones too, for
+// by another clock they are not, and a floor above them would hide them for good.
 const anyReadySQL = `SELECT u.n FROM unnest($1::text[], $2::text[], $3::smallint[], $4::bigint[])
 		WITH ORDINALITY AS u (queue, kind, lane, low, n)
 	WHERE EXISTS (SELECT FROM errand.job j WHERE j.queue = u.queue AND j.kind = u.kind AND j.lane = u.lane AND j.state = 2
-		AND j.seq > u.low AND (j.expires_at IS NULL OR j.expires_at > $5))`
+		AND j.seq > u.low)`
 
 // Pulse implements ledger.Ledger: one transaction, in one round trip. Where
 // kinds are named it begins at the floors, at or below which nothing is ready, whoever
@@ -71,7 +72,7 @@ func (l *Ledger) Pulse(ctx context.Context, now time.Time, ask ledger.Ask) (ledg
 			steps = append(steps, sampleSteps(&s)...) // before the look: what has come to rest by then, it sees
 		}
 		if len(lanes) > 0 {
-			steps = append(steps, l.anyReadyStep(now, lanes, some))
+			steps = append(steps, l.anyReadyStep(lanes, some))
 		}
 		return t.end(ctx, steps...)
 	})
@@ -114,14 +115,14 @@ func lanesAsked(heads []ledger.Head) (lanes []laneKey, every []string) {
 	return lanes, every
 }
 
-func (l *Ledger) anyReadyStep(now time.Time, keys []laneKey, some []bool) step {
+func (l *Ledger) anyReadyStep(keys []laneKey, some []bool) step {
 	queues, kinds, lanes := make([]string, len(keys)), make([]string, len(keys)), make([]int16, len(keys))
 	for i, k := range keys {
 		queues[i], kinds[i], lanes[i] = k.queue, k.kind, int16(k.lane)
 	}
 	return step{
 		sql:  anyReadySQL,
-		args: []any{queues, kinds, lanes, l.marks.floors(keys), now.UnixMicro()},
+		args: []any{queues, kinds, lanes, l.marks.floors(keys)},
 		scan: func(rows pgx.Rows) error {
 			r := rowReader{vals: rows.RawValues()}
 			n := r.int8()

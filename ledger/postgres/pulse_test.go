@@ -3,6 +3,7 @@ package postgres
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/errandhq/errand/internal/testenv"
 	"github.com/errandhq/errand/job"
@@ -116,5 +117,24 @@ func TestPulseIsBounded(t *testing.T) {
 	p, err := l.Pulse(t.Context(), now(), ledger.Ask{Queues: heads})
 	if err != nil || len(p.Ready) != 1 || p.Ready[0] != "499" {
 		t.Errorf("ready %v, %v", p.Ready, err)
+	}
+}
+
+// A clock that was ahead for a moment hides no job for good: what it takes for expired
+// holds the floor all the same.
+func TestPulseAheadBuriesNothing(t *testing.T) {
+	l := open(t)
+	s := session(t, l)
+	items := batch(1, "q", "k")
+	items[0].Job.ExpiresAt = now().Add(time.Hour)
+	insert(t, l, items)
+	for _, ahead := range []time.Duration{2 * time.Hour, 0} {
+		_, err := l.Pulse(t.Context(), now().Add(ahead), ledger.Ask{Queues: []ledger.Head{{Queue: "q", Kinds: []string{"k"}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := claim(t, l, s, "q", 1, "k"); len(got) != 1 {
+		t.Error("the job is not found any more")
 	}
 }
