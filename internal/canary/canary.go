@@ -3,8 +3,8 @@
 // takes it, in a session of its own. How long that took, and that it came back
 // at all, is measured; see metrics.CanaryConfigured.
 //
-// A canary goes the way of every other job: enqueue, ledger (and broker, where
-// the queue is routed to one), lease, settle. It does not wait behind them, for its
+// A canary goes the way of every other job: enqueue, ledger, lease, settle, but by no broker
+// where its queue is routed to one. It does not wait behind them, for its
 // kind is its own, so it tells whether the queue moves, not whether there are
 // enough workers. It is nobody's work: counters, gauges and alerts of jobs leave it out.
 package canary
