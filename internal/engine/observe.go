@@ -98,11 +98,10 @@ func (e *Engine) observeClaimed(now time.Time, claimed []ledger.Claimed) {
 	})
 }
 
-// told is the room for what is told of successes.
+// told is the room for the jobs of successes that are told of.
 type told struct {
 	sync.Mutex
-	jobs    []job.Job
-	changes []Change
+	jobs []job.Job
 }
 
 // observeSucceeded tells of successes that took the hot path.
@@ -112,27 +111,28 @@ func (e *Engine) observeSucceeded(now time.Time, rows []ledger.Success, settled 
 	}
 	e.told.Lock() // nobody keeps what is told: one room serves all
 	defer e.told.Unlock()
-	jobs, changes := slices.Grow(e.told.jobs[:0], len(rows))[:len(rows)], e.told.changes[:0]
+	jobs := slices.Grow(e.told.jobs[:0], len(rows))[:len(rows)]
 	defer func() {
 		clear(jobs)
-		clear(changes)
-		e.told.jobs, e.told.changes = jobs, changes
+		e.told.jobs = jobs
 	}()
-	for i := range rows {
-		s := &settled[i]
-		if !s.OK {
-			continue
+	e.tellOf(func(changes []Change) []Change {
+		for i := range rows {
+			s := &settled[i]
+			if !s.OK {
+				continue
+			}
+			jobs[i] = job.Job{
+				ID: rows[i].ID, Queue: s.Queue, Kind: s.Kind, State: job.Succeeded,
+				CreatedAt: s.CreatedAt, RunAt: s.RunAt, LeasedAt: s.LeasedAt, DoneAt: now,
+				Priority: s.Priority, Attempt: s.Attempt, MaxAttempts: s.MaxAttempts, Crashes: s.Crashes,
+				Token: rows[i].Token, Version: s.Version,
+				SettledToken: rows[i].Token, SettledAs: job.Succeed, Result: rows[i].Result,
+			}
+			changes = append(changes, Change{Event: job.Succeed, From: job.Running, At: now, Job: &jobs[i]})
 		}
-		jobs[i] = job.Job{
-			ID: rows[i].ID, Queue: s.Queue, Kind: s.Kind, State: job.Succeeded,
-			CreatedAt: s.CreatedAt, RunAt: s.RunAt, LeasedAt: s.LeasedAt, DoneAt: now,
-			Priority: s.Priority, Attempt: s.Attempt, MaxAttempts: s.MaxAttempts, Crashes: s.Crashes,
-			Token: rows[i].Token, Version: s.Version,
-			SettledToken: rows[i].Token, SettledAs: job.Succeed, Result: rows[i].Result,
-		}
-		changes = append(changes, Change{Event: job.Succeed, From: job.Running, At: now, Job: &jobs[i]})
-	}
-	e.tell(changes)
+		return changes
+	})
 }
 
 // observeApplied tells of jobs that an Apply moved. event is 0 for settles,
