@@ -35,7 +35,17 @@ func (l *Ledger) Apply(ctx context.Context, now time.Time, pick ledger.Pick, fn 
 		case err != nil:
 			return nil, err
 		}
+		l.endLeases(rows)
 		return applied(rows), nil
+	}
+}
+
+// endLeases forgets the leases of jobs that were changed.
+func (l *Ledger) endLeases(rows []*picked) {
+	for _, p := range rows {
+		if p.changed && p.before.State == job.Running {
+			l.leases.end(p.before.ID, true)
+		}
 	}
 }
 
@@ -82,6 +92,7 @@ func changedOf(rows []*picked) []*picked {
 	seen := map[*picked]bool{}
 	for _, p := range rows {
 		if p.err == nil && !seen[p] && !reflect.DeepEqual(p.before, p.after) {
+			p.changed = true
 			out = append(out, p)
 		}
 		seen[p] = true
@@ -105,7 +116,7 @@ func (l *Ledger) missingSlices(rows []*picked) []int64 {
 func placeOf(s job.State) string {
 	switch s {
 	case job.Scheduled, job.Ready, job.Running:
-		return "job"
+		return liveTable
 	case job.Dead:
 		return "dead"
 	case job.Succeeded, job.Cancelled:
@@ -193,7 +204,7 @@ func (t *tx) writeBack(ctx context.Context, rows []*picked) error {
 	for _, p := range rows {
 		d.add(&p.before, -1)
 		to := placeOf(p.after.State)
-		if to == "job" && p.place == "job" && sameFixed(&p.before, &p.after) {
+		if to == liveTable && p.place == liveTable && sameFixed(&p.before, &p.after) {
 			stay = append(stay, &p.after)
 			d.add(&p.after, 1)
 			continue

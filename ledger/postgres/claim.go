@@ -32,7 +32,7 @@ import (
 //
 // The first columns of each row are how many were seen, and whether some were locked
 // that did not fit.
-var claimSQL = fmt.Sprintf(`WITH %[1]s AND ($13 OR NOT EXISTS (SELECT FROM errand.job j WHERE j.queue = $1 AND j.state = 2 AND j.lane = -2))),
+var claimSQL = fmt.Sprintf(`WITH %[1]s AND ($13 OR NOT EXISTS (SELECT FROM errand.job_row j WHERE j.queue = $1 AND j.state = 2 AND j.lane = -2))),
 	%[2]s
 	%[3]s RETURNING (SELECT count(*) FROM seen), (SELECT count(*) FROM locked) > (SELECT count(*) FROM fits), %[4]s`,
 	mayTake, takeParts, takeUpdate, claimedColumns("j."))
@@ -58,7 +58,7 @@ var (
 		SELECT place FROM (SELECT place, sum(size) OVER w AS total, row_number() OVER w AS nth
 			FROM locked WINDOW w AS (ORDER BY lane, seq)) l
 		WHERE nth <= $12 AND (total <= $10 OR (nth = 1 AND $11)))`, seenSQL(payloadSize), payloadSize, laneRows)
-	takeUpdate = fmt.Sprintf(`UPDATE errand.job j SET %s, session = $8, call = nullif($9::bigint, 0), leased_at = $7
+	takeUpdate = fmt.Sprintf(`UPDATE errand.job_row j SET %s, session = $8, call = nullif($9::bigint, 0), leased_at = $7
 		WHERE j.ctid = ANY (ARRAY (SELECT place FROM fits))`, leaseSet)
 )
 
@@ -133,18 +133,93 @@ func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 		return nil, nil
 	}
 	rescanned := l.rescanBeside(ctx, now, l.markedLanes(headsOf(reqs)))
-	claim := l.claimMany
-	if l.fewExpected(reqs) {
-		claim = l.claimFew
-	}
-	answers, err := claim(ctx, now, reqs)
+	answers, err := l.claim(ctx, now, reqs)
 	if err != nil || slices.ContainsFunc(answers, isFinal) {
 		return answers, err
 	}
 	if back, err := rescanned(); err != nil || !back {
 		return answers, err
 	}
-	return claim(ctx, now, reqs)
+	return l.claim(ctx, now, reqs)
+}
+
+// claim serves the requests in parts: those of a queue whose last claim got many jobs by blocks,
+// each such queue by itself, and then the others.
+func (l *Ledger) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) ([]ledger.Claimed, error) {
+	answers := make([]ledger.Claimed, len(reqs))
+	rest := make([]int, 0, len(reqs))
+	done := false // something was committed, or may have been
+	for _, part := range partsOf(reqs) {
+		some := chosen(reqs, part)
+		if !l.blocksExpected(some) {
+			rest = append(rest, part...)
+			continue
+		}
+		got, served, err := l.claimBlocks(ctx, now, some)
+		switch {
+		case err != nil && len(part) == len(reqs):
+			return nil, err
+		case err == nil && !served:
+			rest = append(rest, part...)
+			continue
+		}
+		done = true
+		for k, i := range part {
+			if err != nil {
+				answers[i].Err = err
+			} else {
+				answers[i] = got[k]
+			}
+		}
+	}
+	if len(rest) == 0 {
+		return answers, nil
+	}
+	slices.Sort(rest) // requests keep their order
+	some := chosen(reqs, rest)
+	claim := l.claimMany
+	if l.fewExpected(some) {
+		claim = l.claimFew
+	}
+	got, err := claim(ctx, now, some)
+	if err != nil && !done {
+		return nil, err
+	}
+	for k, i := range rest {
+		if err != nil {
+			answers[i].Err = err // the others keep what was committed for them
+		} else {
+			answers[i] = got[k]
+		}
+	}
+	return answers, nil
+}
+
+// partsOf puts the requests that are alike together: each part has their places.
+func partsOf(reqs []ledger.Claim) [][]int {
+	var parts [][]int
+	for i := range reqs {
+		k := slices.IndexFunc(parts, func(part []int) bool {
+			first := &reqs[part[0]]
+			return first.Queue == reqs[i].Queue && slices.Equal(first.Kinds, reqs[i].Kinds)
+		})
+		if k < 0 {
+			k, parts = len(parts), append(parts, nil)
+		}
+		parts[k] = append(parts[k], i)
+	}
+	return parts
+}
+
+func chosen(reqs []ledger.Claim, places []int) []ledger.Claim {
+	if len(places) == len(reqs) {
+		return reqs
+	}
+	some := make([]ledger.Claim, len(places))
+	for k, i := range places {
+		some[k] = reqs[i]
+	}
+	return some
 }
 
 // isFinal reports whether a claim with this answer must not be made again: it brought
@@ -211,21 +286,36 @@ func (s claimSeed) seedSteps(work []*request) []step {
 			searched = append(searched, ledger.Head{Queue: w.Queue, Kinds: w.Kinds})
 		}
 	}
-	steps := []step{s.sessionsStep(work), s.pausedStep(queues)}
+	steps := []step{s.sessionsStep(work, false), s.pausedStep(queues)}
 	if len(searched) > 0 {
-		steps = append(steps, textSet(`SELECT q FROM unnest($1::text[]) AS u (q)
-			WHERE EXISTS (SELECT FROM errand.job j WHERE j.queue = u.q AND j.state = 2 AND j.lane = -2)`, queues, s.suspects))
+		steps = append(steps, s.suspectsStep(queues))
 		steps = append(steps, s.kindsSteps(searched)...)
 	}
 	return steps
 }
 
-// sessionsStep reads the sessions of the requests. Their rows are locked against
-// MoveSession, not against Beat.
-func (s claimSeed) sessionsStep(work []*request) step {
+// suspectsStep reads which of the queues have suspects.
+func (s claimSeed) suspectsStep(queues []string) step {
+	return textSet(`SELECT q FROM unnest($1::text[]) AS u (q)
+		WHERE EXISTS (SELECT FROM errand.job_row j WHERE j.queue = u.q AND j.state = 2 AND j.lane = -2)`, queues, s.suspects)
+}
+
+// sessionsSQL takes the leasing locks of queues, which are a condition so that they are taken
+// before anything is read, and reads sessions.
+const sessionsSQL = `SELECT id, state FROM errand.session WHERE id = ANY ($1::uuid[])
+	AND (SELECT count(pg_advisory_xact_lock%s($2, k)) FROM unnest($3::integer[]) AS u (k)) > 0 ORDER BY id FOR KEY SHARE`
+
+var sessionsSQLs = map[bool]string{false: fmt.Sprintf(sessionsSQL, "_shared"), true: fmt.Sprintf(sessionsSQL, "")}
+
+// sessionsStep takes the leasing locks of the queues of the requests, alone or shared, and
+// reads their sessions, whose rows are locked against MoveSession, not against Beat.
+func (s claimSeed) sessionsStep(work []*request, alone bool) step {
 	return step{
-		sql:  "SELECT id, state FROM errand.session WHERE id = ANY ($1::uuid[]) ORDER BY id FOR KEY SHARE",
-		args: []any{column(work, func(w *request) pgtype.UUID { return uuidArg(w.Session) })},
+		sql: sessionsSQLs[alone],
+		args: []any{
+			column(work, func(w *request) pgtype.UUID { return uuidArg(w.Session) }),
+			lockLeasing, leasingKeys(column(work, func(w *request) string { return w.Queue })),
+		},
 		scan: func(rows pgx.Rows) error {
 			r := rowReader{vals: rows.RawValues()}
 			id := r.uuid()
@@ -249,8 +339,8 @@ func (l *Ledger) newRequest(r *ledger.Claim) *request {
 
 // search sets the kinds to look for.
 func (w *request) search(l *Ledger, kinds []string) {
-	room, bulky := l.marks.lastClaimed(w.Queue)
-	w.kinds, w.merge, w.room = kinds, len(kinds) > 1 || bulky, room
+	last := l.marks.lastClaimed(w.Queue)
+	w.kinds, w.merge, w.room = kinds, len(kinds) > 1 || last.bulky, last.jobs
 	if !w.SuspectsOnly {
 		w.lanes = lanesIn(w.Queue, w.kinds)
 	}
@@ -391,7 +481,7 @@ func (t *tx) claimSuspect(ctx context.Context, now time.Time, w *request) (bool,
 	err := t.run(ctx,
 		step{sql: "SELECT pg_try_advisory_xact_lock($1, $2)", args: []any{lockSuspects, key},
 			scan: func(r pgx.Rows) error { return r.Scan(&alone) }},
-		step{sql: "SELECT EXISTS (SELECT FROM errand.job WHERE session = $1 AND state = 3 AND crashes > 0)",
+		step{sql: "SELECT EXISTS (SELECT FROM errand.job_row WHERE session = $1 AND state = 3 AND crashes > 0)",
 			args: []any{uuidArg(w.Session)}, scan: func(r pgx.Rows) error { return r.Scan(&holds) }})
 	if err != nil || !alone || holds {
 		return holds, err
@@ -453,14 +543,20 @@ func (w *request) scanJob(rows pgx.Rows, skip int, now time.Time) error {
 }
 
 func (w *request) sort() {
-	order := func(a, b job.Job) int {
-		if w.places != nil {
-			return cmp.Compare(w.places[lease{a.ID, a.Token - 1}], w.places[lease{b.ID, b.Token - 1}])
-		}
-		return cmp.Or(cmp.Compare(a.Lane, b.Lane), cmp.Compare(a.Seq, b.Seq))
+	if w.places == nil {
+		sortClaimed(w.jobs)
+		return
 	}
-	if !slices.IsSortedFunc(w.jobs, order) { // it mostly is, and jobs are large to move
-		slices.SortFunc(w.jobs, order)
+	slices.SortFunc(w.jobs, func(a, b job.Job) int {
+		return cmp.Compare(w.places[lease{a.ID, a.Token - 1}], w.places[lease{b.ID, b.Token - 1}])
+	})
+}
+
+// sortClaimed puts jobs into the order of a claim.
+func sortClaimed(jobs []job.Job) {
+	order := func(a, b job.Job) int { return cmp.Or(cmp.Compare(a.Lane, b.Lane), cmp.Compare(a.Seq, b.Seq)) }
+	if !slices.IsSortedFunc(jobs, order) { // it mostly is, and jobs are large to move
+		slices.SortFunc(jobs, order)
 	}
 }
 
@@ -509,10 +605,11 @@ func (l *Ledger) learn(w *request) {
 	if w.places != nil || len(w.jobs) == 0 {
 		return
 	}
-	bytes := 0
+	bytes, mixed := 0, false
 	for i := range w.jobs {
 		j := &w.jobs[i]
 		bytes += len(j.Payload)
+		mixed = mixed || !isPlain(j)
 		k := laneKey{j.Queue, j.Kind, j.Lane}
 		if i+1 < len(w.jobs) {
 			if next := &w.jobs[i+1]; k == (laneKey{next.Queue, next.Kind, next.Lane}) {
@@ -521,5 +618,6 @@ func (l *Ledger) learn(w *request) {
 		}
 		l.marks.advance(k, w.gens[k], j.Seq)
 	}
-	l.marks.setClaimed(w.Queue, len(w.jobs), w.full || bytes/len(w.jobs) > job.MaxBatchBytes/job.MaxBatch)
+	bulky := w.full || bytes/len(w.jobs) > job.MaxBatchBytes/job.MaxBatch
+	l.marks.setClaimed(w.Queue, claimedLast{jobs: len(w.jobs), bulky: bulky, mixed: mixed})
 }

@@ -29,7 +29,7 @@ const fewClaimed = 64
 // It returns one row at least, without a job if it took none. After the columns
 // that claimSQL's rows begin with comes odd.
 var claimFewSQL = fmt.Sprintf(`WITH odd AS MATERIALIZED (
-		SELECT EXISTS (SELECT FROM errand.job j WHERE j.queue = $1 AND j.state = 2 AND j.lane = -2) AS suspects),
+		SELECT EXISTS (SELECT FROM errand.job_row j WHERE j.queue = $1 AND j.state = 2 AND j.lane = -2) AS suspects),
 	%[1]s AND NOT (SELECT suspects FROM odd)), %[2]s,
 	taken AS (
 		%[3]s RETURNING %[4]s),
@@ -61,7 +61,7 @@ func (l *Ledger) fewExpected(reqs []ledger.Claim) bool {
 		if len(r.Refs) > 0 || r.SuspectsOnly || len(r.Kinds) == 0 || r.Max <= 0 {
 			return false
 		}
-		if n, bulky := l.marks.lastClaimed(r.Queue); n > fewClaimed || bulky {
+		if last := l.marks.lastClaimed(r.Queue); last.jobs > fewClaimed || last.bulky {
 			return false
 		}
 	}
@@ -120,7 +120,7 @@ func (t *tx) claimFew(ctx context.Context, now time.Time, reqs []ledger.Claim) (
 	}
 	defer leave()
 	seed := newClaimSeed()
-	steps := []step{seed.sessionsStep(work)}
+	steps := []step{seed.sessionsStep(work, false)}
 	for _, w := range sent {
 		w.few, w.limit = true, w.Max
 		steps = append(steps, t.l.claimStep(now, w, w.lanes))

@@ -133,7 +133,7 @@ func TestFewLeaveSuspects(t *testing.T) {
 	l := open(t)
 	a, b := session(t, l), session(t, l)
 	insert(t, l, batch(4, "q", "k"))
-	if _, err := l.pool.Exec(t.Context(), "UPDATE errand.job SET lane = -2, crashes = 1 WHERE seq IN (SELECT seq FROM errand.job ORDER BY seq LIMIT 2)"); err != nil {
+	if _, err := l.pool.Exec(t.Context(), "UPDATE errand.job_row SET lane = -2, crashes = 1 WHERE seq IN (SELECT seq FROM errand.job_row ORDER BY seq LIMIT 2)"); err != nil {
 		t.Fatal(err)
 	}
 	if out, left := oneTrip(t, l, ask(a, 5), ask(b, 5)); len(left) != 2 || len(out[0].Jobs)+len(out[1].Jobs) != 0 {
@@ -317,13 +317,13 @@ func TestFewUnknownIsNotClaimedAgain(t *testing.T) {
 	insert(t, l, batch(1, "q", "k"))
 	insert(t, l, batch(2, "r", "k"))
 	// The commit of a lease of a suspect ends its connection, once.
-	if _, err := l.pool.Exec(t.Context(), `UPDATE errand.job SET lane = -2, crashes = 1 WHERE queue = 'r';
+	if _, err := l.pool.Exec(t.Context(), `UPDATE errand.job_row SET lane = -2, crashes = 1 WHERE queue = 'r';
 		CREATE SEQUENCE once;
 		CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 			IF nextval('once') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
 			RETURN NULL;
 		END $$;
-		CREATE CONSTRAINT TRIGGER break_off AFTER UPDATE ON errand.job DEFERRABLE INITIALLY DEFERRED
+		CREATE CONSTRAINT TRIGGER break_off AFTER UPDATE ON errand.job_row DEFERRABLE INITIALLY DEFERRED
 			FOR EACH ROW WHEN (new.crashes > 0 AND new.state = 3) EXECUTE FUNCTION break_off()`, pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatal(err)
 	}

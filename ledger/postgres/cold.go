@@ -12,8 +12,14 @@ import (
 // newCold sets the statements that both ledgers share.
 func newCold(db *sql.DB) coldsql.Store {
 	return coldsql.Store{DB: db, Dialect: coldsql.Dialect{
-		Prefix:        "errand.",
-		ID:            func(id job.ID) any { return id.String() },
+		Prefix: "errand.",
+		ID:     func(id job.ID) any { return id.String() },
+		Live: func(state job.State) string {
+			if state == job.Running {
+				return "job_held"
+			}
+			return "job_idle"
+		},
 		HasTag:        "tags::jsonb @> jsonb_build_array(%s::text)",
 		NewestFailure: "(errors::json -> -1)::text",
 		Wrap:          wrap,

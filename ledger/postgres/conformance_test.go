@@ -81,7 +81,7 @@ func holdInsert(t testing.TB, l *Ledger, it ledger.Item) (commit func()) {
 				return err
 			}
 			d := deltas{}
-			if err := t.copyJobs(ctx, "job", jobs, seqs, false, d); err != nil {
+			if err := t.copyJobs(ctx, liveTable, jobs, seqs, false, d); err != nil {
 				return err
 			}
 			close(drawn)

@@ -86,7 +86,7 @@ func TestRolledBackClaimIsFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(t.Context(), "SELECT FROM errand.job ORDER BY seq LIMIT 5 FOR UPDATE"); err != nil {
+	if _, err := tx.Exec(t.Context(), "SELECT FROM errand.job_row ORDER BY seq LIMIT 5 FOR UPDATE"); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(claim(t, l, s, "q", 20, "k")); n != 15 {

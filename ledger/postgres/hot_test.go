@@ -135,8 +135,8 @@ func TestLargePayloadsAreLookedAtFirst(t *testing.T) {
 			insert(t, l, batch(30, "q", "k"))
 		}
 		got := claim(t, l, s, "q", 1000, "k")
-		if _, bulky := l.marks.lastClaimed("q"); len(got) != want.jobs || bulky != want.bulky {
-			t.Fatalf("%d jobs, bulky %v; want %+v", len(got), bulky, want)
+		if last := l.marks.lastClaimed("q"); len(got) != want.jobs || last.bulky != want.bulky {
+			t.Fatalf("%d jobs, bulky %v; want %+v", len(got), last.bulky, want)
 		}
 		for _, j := range got[:min(len(got), len(items)-next)] {
 			if j.ID != items[next].Job.ID {
@@ -160,7 +160,7 @@ func TestMergedClaimBehindLockedJobs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(t.Context(), "SELECT FROM errand.job ORDER BY seq LIMIT 6 FOR UPDATE"); err != nil {
+	if _, err := tx.Exec(t.Context(), "SELECT FROM errand.job_row ORDER BY seq LIMIT 6 FOR UPDATE"); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(claim(t, l, s, "q", 5, "a", "b")); n != 5 {

@@ -86,7 +86,7 @@ func (t *tx) store(ctx context.Context, jobs []*job.Job, untouched bool, check s
 		return err
 	}
 	d := deltas{}
-	if err := t.copyJobs(ctx, "job", jobs, seqs, untouched, d); err != nil {
+	if err := t.copyJobs(ctx, liveTable, jobs, seqs, untouched, d); err != nil {
 		return err
 	}
 	return t.commit(ctx, append(d.steps(), check)...)

@@ -34,7 +34,7 @@ func isUntouched(j *job.Job) bool {
 const insertFewSQL = `WITH block AS MATERIALIZED (SELECT nextval('errand.seq') AS first),
 	counted AS (INSERT INTO errand.counter_delta (queue, kind, state, slice, n)
 		SELECT * FROM unnest($17::text[], $18::text[], $19::smallint[], $20::bigint[], $21::bigint[]))
-	INSERT INTO errand.job (` + untouchedColumns + `)
+	INSERT INTO errand.job_row (` + untouchedColumns + `)
 	SELECT id, queue, kind, state, priority, lane, CASE WHEN state = 2 THEN (SELECT first FROM block) + i - 1 ELSE 0 END,
 		run_at, created_at, expires_at, max_attempts, timeout_us, digest, content_type, tags, trace, payload
 	FROM unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::smallint[], $7::bigint[], $8::bigint[],

@@ -78,6 +78,7 @@ type sample struct {
 type claimedLast struct {
 	jobs  int
 	bulky bool // its payloads were such that a batch may not hold its number of them
+	mixed bool // not all of them were plain: see isPlain
 }
 
 func newMarks() *marks {
@@ -115,17 +116,16 @@ func (m *marks) advance(k laneKey, gen, seq int64) {
 	}
 }
 
-func (m *marks) lastClaimed(queue string) (jobs int, bulky bool) {
+func (m *marks) lastClaimed(queue string) claimedLast {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := m.claimed[queue]
-	return c.jobs, c.bulky
+	return m.claimed[queue]
 }
 
-func (m *marks) setClaimed(queue string, jobs int, bulky bool) {
+func (m *marks) setClaimed(queue string, c claimedLast) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.claimed[queue] = claimedLast{jobs, bulky}
+	m.claimed[queue] = c
 }
 
 // retreat pulls the marks back to where claims began that did not commit.
@@ -328,9 +328,12 @@ func (l *Ledger) sampleWriters(ctx context.Context, clock time.Time) error {
 
 // firstReadySQL finds the first job that looks ready in each range. It sees
 // through the locks of claims under way.
-const firstReadySQL = `SELECT u.n, coalesce((SELECT j.seq FROM errand.job j
+const firstReadySQL = `SELECT u.n, coalesce((SELECT j.seq FROM errand.job_row j
 		WHERE j.queue = u.queue AND j.kind = u.kind AND j.lane = u.lane AND j.state = 2
 		AND j.seq > u.low AND j.seq <= u.high AND (j.expires_at IS NULL OR j.expires_at > $6)
+		AND (j.lane < 0 OR j.seq NOT IN (SELECT unnest(b.seqs) FROM unnest($1::text[], $2::text[], $3::smallint[], $4::bigint[])
+			AS l (queue, kind, lane, low) JOIN errand.lease_block b
+			ON b.queue = l.queue AND b.kind = l.kind AND b.lane = l.lane AND b.last_seq > l.low))
 		ORDER BY j.seq LIMIT 1), 0)
 	FROM unnest($1::text[], $2::text[], $3::smallint[], $4::bigint[], $5::bigint[])
 		WITH ORDINALITY AS u (queue, kind, lane, low, high, n)`

@@ -258,7 +258,7 @@ func (l *Ledger) Fence(ctx context.Context) (int64, error) {
 	var n int64
 	err := l.inTx(ctx, "fence", func(t *tx) error {
 		n = 0
-		for _, table := range []string{"job", "dead"} {
+		for _, table := range []string{liveTable, "dead"} {
 			if err := t.run(ctx); err != nil {
 				return err
 			}

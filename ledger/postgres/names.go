@@ -22,17 +22,18 @@ import (
 var namedSQL = fmt.Sprintf(`WITH locked AS MATERIALIZED (
 		SELECT u.i, u.r, h.* FROM unnest($1::uuid[], $2::bigint[], $3::integer[]) WITH ORDINALITY AS u (id, token, r, i)
 		CROSS JOIN LATERAL (
-			SELECT j.ctid AS place, %[1]s FROM errand.job j
+			SELECT j.ctid AS place, %[1]s FROM errand.job_row j
 			WHERE j.id = u.id AND j.token = u.token AND j.state + 0 = %[2]d AND j.lane > %[3]d AND j.queue = ($4::text[])[u.r]
 				AND (($5::text[])[u.r] IS NULL OR ($5::text[])[u.r]::jsonb ? j.kind)
-				AND (j.expires_at IS NULL OR j.expires_at > $10) FOR UPDATE SKIP LOCKED) AS h),
+				AND (j.expires_at IS NULL OR j.expires_at > $10)
+				AND NOT EXISTS (SELECT FROM errand.lease_block b WHERE %[6]s) FOR UPDATE SKIP LOCKED) AS h),
 	fits AS MATERIALIZED (
 		SELECT i, r, place FROM (SELECT l.*, sum(size) OVER w AS total, row_number() OVER w AS nth
 			FROM locked l WINDOW w AS (PARTITION BY r ORDER BY i)) o
 		WHERE nth <= ($8::bigint[])[r] AND (nth = 1 OR total <= ($9::bigint[])[r]))
-	UPDATE errand.job j SET %[4]s, session = ($6::uuid[])[f.r], call = nullif(($7::bigint[])[f.r], 0), leased_at = $10
+	UPDATE errand.job_row j SET %[4]s, session = ($6::uuid[])[f.r], call = nullif(($7::bigint[])[f.r], 0), leased_at = $10
 	FROM fits f WHERE j.ctid = f.place RETURNING f.i, %[5]s`,
-	payloadSize, job.Ready, job.LaneSuspect, leaseSet, columns("j."))
+	payloadSize, job.Ready, job.LaneSuspect, leaseSet, columns("j."), inBlock)
 
 // lease names a job under one of its tokens.
 type lease struct {

@@ -56,6 +56,7 @@ type Ledger struct {
 	pooler    bool
 	log       *slog.Logger
 	marks     *marks
+	leases    *leases
 	claiming  chan struct{} // holds the one claim that is looking for rows
 	slices    sliceSet
 	backends  *backends
@@ -85,7 +86,7 @@ func Open(ctx context.Context, dsn string, opts Options) (*Ledger, error) {
 	if err != nil {
 		return nil, wrap("open", err)
 	}
-	l := &Ledger{pool: pool, db: stdlib.OpenDBFromPool(pool), pooler: pooler, log: opts.Logger, marks: newMarks(), claiming: make(chan struct{}, 1), backends: own}
+	l := &Ledger{pool: pool, db: stdlib.OpenDBFromPool(pool), pooler: pooler, log: opts.Logger, marks: newMarks(), leases: newLeases(), claiming: make(chan struct{}, 1), backends: own}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}

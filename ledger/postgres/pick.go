@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -17,13 +18,17 @@ import (
 // is left for the next call.
 const pickBytes = 64 << 20
 
+// liveTable has the rows of live jobs; errand.job is a view of them.
+const liveTable = "job_row"
+
 // places are the tables in the order in which a job moves through them.
-var places = []string{"job", "dead", "archive"}
+var places = []string{liveTable, "dead", "archive"}
 
 // picked is a job under lock: as it was, as it is to be, and where it lies.
 type picked struct {
 	before, after job.Job
 	place         string
+	changed       bool
 	err           error
 }
 
@@ -33,9 +38,9 @@ func (t *tx) pick(ctx context.Context, p *ledger.Pick) ([]*picked, error) {
 	case len(p.IDs) > 0:
 		return t.pickIDs(ctx, p)
 	case !p.Due.IsZero():
-		return t.pickWhere(ctx, "job", "state = 1 AND run_at <= $1", "run_at", p.Limit, p.Due.UnixMicro())
+		return t.pickWhere(ctx, liveTable, "state = 1 AND run_at <= $1", "run_at", p.Limit, p.Due.UnixMicro())
 	case !p.Expired.IsZero():
-		return t.pickWhere(ctx, "job", "state < 3 AND expires_at IS NOT NULL AND expires_at <= $1", "expires_at", p.Limit, p.Expired.UnixMicro())
+		return t.pickWhere(ctx, liveTable, "state < 3 AND expires_at IS NOT NULL AND expires_at <= $1", "expires_at", p.Limit, p.Expired.UnixMicro())
 	case p.Orphans != ledger.SessionAbsent:
 		return t.pickOrphans(ctx, p)
 	case p.Dead != nil:
@@ -80,9 +85,15 @@ func (t *tx) pickOrphans(ctx context.Context, p *ledger.Pick) ([]*picked, error)
 	sessions := "SELECT id FROM errand.session WHERE state = 3"
 	if p.Orphans == ledger.SessionDrained {
 		sessions = `SELECT id FROM errand.session WHERE state = 4 UNION SELECT id FROM errand.session_gone
-			UNION SELECT j.session FROM errand.job j WHERE j.state = 3 AND NOT EXISTS (SELECT FROM errand.session s WHERE s.id = j.session)`
+			UNION SELECT j.session FROM errand.job_row j WHERE j.state = 3 AND NOT EXISTS (SELECT FROM errand.session s WHERE s.id = j.session)
+			UNION SELECT b.session FROM errand.lease_block b WHERE NOT EXISTS (SELECT FROM errand.session s WHERE s.id = b.session)`
 	}
-	return t.pickWhere(ctx, "job", "state = 3 AND session = ANY (ARRAY ("+sessions+"))", "id", p.Limit)
+	rows, err := t.pickWhere(ctx, liveTable, "state = 3 AND session = ANY (ARRAY ("+sessions+"))", "id", p.Limit)
+	if err != nil || len(rows) >= p.Limit {
+		return rows, err
+	}
+	held, err := t.readPicked(ctx, liveTable, pickHeldSQL(sessions), p.Limit-len(rows), int64(pickBytes))
+	return append(rows, held...), err
 }
 
 // pickIDs looks for the ids in each place in turn. An id that is found but
@@ -112,6 +123,9 @@ func (t *tx) pickIDs(ctx context.Context, p *ledger.Pick) ([]*picked, error) {
 		}
 	}
 	out := make([]*picked, len(p.IDs))
+	if err := t.showLeases(ctx, slices.Collect(maps.Values(found))); err != nil {
+		return nil, err
+	}
 	for i, id := range p.IDs {
 		if out[i] = found[id]; out[i] == nil {
 			out[i] = &picked{before: job.Job{ID: id}, err: job.ErrNotFound}

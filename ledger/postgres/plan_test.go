@@ -44,7 +44,7 @@ func explain(t *testing.T, l *Ledger, sql string, params int) string {
 func TestPlans(t *testing.T) {
 	l := open(t)
 	check := func(when string) {
-		expect(t, when+": succeed", explain(t, l, succeedSQL, 5), "using job_pkey", "using unique_key_pkey", "Tid Scan")
+		expect(t, when+": succeed", explain(t, l, succeedSQL, 6), "using job_pkey", "using unique_key_pkey", "Tid Scan")
 		expect(t, when+": claim", explain(t, l, claimSQL, 13), "using job_ready", "using job_suspect", "Tid Scan")
 		expect(t, when+": claim of few", explain(t, l, claimFewSQL, 12), "using job_ready", "using job_suspect", "using unique_key_pkey", "Tid Scan")
 		expect(t, when+": claim by name", explain(t, l, namedSQL, 10), "using job_pkey", "Tid Scan")
@@ -52,9 +52,9 @@ func TestPlans(t *testing.T) {
 		expect(t, when+": rescan", explain(t, l, firstReadySQL, 6), "job_ready")
 		expect(t, when+": update", explain(t, l, updateSQL, 22), "using job_pkey", "Tid Scan")
 		expect(t, when+": lock by id",
-			explain(t, l, "SELECT id FROM errand.job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE SKIP LOCKED", 1), "using job_pkey")
+			explain(t, l, "SELECT id FROM errand.job_row WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE SKIP LOCKED", 1), "using job_pkey")
 		expect(t, when+": due",
-			explain(t, l, "SELECT ctid FROM errand.job WHERE state = 1 AND run_at <= $1 ORDER BY run_at LIMIT $2 FOR UPDATE SKIP LOCKED", 2),
+			explain(t, l, "SELECT ctid FROM errand.job_row WHERE state = 1 AND run_at <= $1 ORDER BY run_at LIMIT $2 FOR UPDATE SKIP LOCKED", 2),
 			"using job_due")
 		expect(t, when+": dead letters among new ids", explain(t, l, nearSQL, 2), "using dead_pkey")
 		expect(t, when+": pulse", explain(t, l, pulseSQL, 4), "using job_due", "using job_expires", "using job_running", "using job_cancel", "using session_pkey")
@@ -82,7 +82,7 @@ func expect(t *testing.T, what, plan string, parts ...string) {
 			t.Errorf("%s: the plan has no %q:\n%s", what, part, plan)
 		}
 	}
-	for _, bad := range []string{"Seq Scan on job", "Bitmap Heap Scan on job", "Seq Scan on archive"} {
+	for _, bad := range []string{"Seq Scan on job_row", "Bitmap Heap Scan on job_row", "Seq Scan on archive"} {
 		if strings.Contains(plan, bad) {
 			t.Errorf("%s: the plan has %q:\n%s", what, bad, plan)
 		}

@@ -16,19 +16,24 @@ import (
 // for is not looked for. The first and the last of its columns are the clock
 // before and after the look.
 const pulseSQL = `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
-	CASE WHEN $1 THEN EXISTS (SELECT FROM errand.job WHERE state = 1 AND run_at <= $2)
-		OR EXISTS (SELECT FROM errand.job WHERE state < 3 AND expires_at IS NOT NULL AND expires_at <= $2) ELSE false END,
-	CASE WHEN $3 THEN EXISTS (SELECT FROM errand.job j WHERE j.state = 3
-		AND NOT EXISTS (SELECT FROM errand.session s WHERE s.id = j.session AND s.state IN (1, 2))) ELSE false END,
-	CASE WHEN $4 THEN EXISTS (SELECT FROM errand.job WHERE state = 3 AND cancel_requested) ELSE false END,
+	CASE WHEN $1 THEN EXISTS (SELECT FROM errand.job_row WHERE state = 1 AND run_at <= $2)
+		OR EXISTS (SELECT FROM errand.job_row WHERE state < 3 AND expires_at IS NOT NULL AND expires_at <= $2) ELSE false END,
+	CASE WHEN $3 THEN EXISTS (SELECT FROM errand.job_row j WHERE j.state = 3
+		AND NOT EXISTS (SELECT FROM errand.session s WHERE s.id = j.session AND s.state IN (1, 2)))
+		OR EXISTS (SELECT FROM errand.lease_block b WHERE ` + blockLives + `
+			AND NOT EXISTS (SELECT FROM errand.session s WHERE s.id = b.session AND s.state IN (1, 2))) ELSE false END,
+	CASE WHEN $4 THEN EXISTS (SELECT FROM errand.job_row WHERE state = 3 AND cancel_requested) ELSE false END,
 	(extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
 
 // anyReadySQL finds which lanes have ready jobs, from their floors on: expired ones too, for
 // by another clock they are not, and a floor above them would hide them for good.
 const anyReadySQL = `SELECT u.n FROM unnest($1::text[], $2::text[], $3::smallint[], $4::bigint[])
 		WITH ORDINALITY AS u (queue, kind, lane, low, n)
-	WHERE EXISTS (SELECT FROM errand.job j WHERE j.queue = u.queue AND j.kind = u.kind AND j.lane = u.lane AND j.state = 2
-		AND j.seq > u.low)`
+	WHERE EXISTS (SELECT FROM errand.job_row j WHERE j.queue = u.queue AND j.kind = u.kind AND j.lane = u.lane AND j.state = 2
+		AND j.seq > u.low
+		AND (j.lane < 0 OR j.seq NOT IN (SELECT unnest(b.seqs) FROM unnest($1::text[], $2::text[], $3::smallint[], $4::bigint[])
+			AS l (queue, kind, lane, low) JOIN errand.lease_block b
+			ON b.queue = l.queue AND b.kind = l.kind AND b.lane = l.lane AND b.last_seq > l.low)))`
 
 // Pulse implements ledger.Ledger: one transaction, in one round trip. Where
 // kinds are named it begins at the floors, at or below which nothing is ready, whoever

@@ -46,6 +46,9 @@ func (l *Ledger) Upkeep(ctx context.Context, now time.Time, keep ledger.Keep) (l
 	if u.Folded, err = l.fold(ctx); err != nil {
 		return u, err
 	}
+	if err := l.removeBlocks(ctx, now); err != nil {
+		return u, err
+	}
 	if keep.Dead > 0 {
 		if u.DeadRemoved, err = l.removeDead(ctx, now.Add(-keep.Dead)); err != nil {
 			return u, err
@@ -131,7 +134,8 @@ func (l *Ledger) removeSessions(ctx context.Context, limit time.Time) (int, erro
 	n, err := l.inSteps(ctx, "remove sessions", removeStep, `WITH gone AS (
 			DELETE FROM errand.session WHERE ctid = ANY (ARRAY (
 				SELECT s.ctid FROM errand.session s WHERE s.state IN (3, 4) AND s.ended_at < $1
-				AND NOT EXISTS (SELECT FROM errand.job j WHERE j.session = s.id AND j.state = 3)
+				AND NOT EXISTS (SELECT FROM errand.job_row j WHERE j.session = s.id AND j.state = 3)
+				AND NOT EXISTS (SELECT FROM errand.lease_block b WHERE b.session = s.id)
 				LIMIT $2 FOR UPDATE SKIP LOCKED))
 			RETURNING 1)
 		SELECT count(*) FROM gone`, limit.UnixMicro(), removeStep)
@@ -141,7 +145,8 @@ func (l *Ledger) removeSessions(ctx context.Context, limit time.Time) (int, erro
 	_, err = l.inSteps(ctx, "forget sessions", removeStep, `WITH gone AS (
 			DELETE FROM errand.session_gone WHERE ctid = ANY (ARRAY (
 				SELECT s.ctid FROM errand.session_gone s WHERE s.at < $1
-				AND NOT EXISTS (SELECT FROM errand.job j WHERE j.session = s.id AND j.state = 3)
+				AND NOT EXISTS (SELECT FROM errand.job_row j WHERE j.session = s.id AND j.state = 3)
+				AND NOT EXISTS (SELECT FROM errand.lease_block b WHERE b.session = s.id)
 				LIMIT $2 FOR UPDATE SKIP LOCKED))
 			RETURNING 1)
 		SELECT count(*) FROM gone`, limit.UnixMicro(), removeStep)

@@ -20,9 +20,7 @@ import (
 )
 
 // columns returns coldsql's columns, each with a prefix.
-func columns(prefix string) string {
-	return prefix + strings.Join(coldsql.Columns, ", "+prefix)
-}
+func columns(prefix string) string { return prefix + strings.Join(coldsql.Columns, ", "+prefix) }
 
 // copyRows writes rows in PostgreSQL's binary COPY format, by hand: the generic
 // encoder takes longer for a batch than the server does.

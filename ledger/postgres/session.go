@@ -42,8 +42,8 @@ func (l *Ledger) OpenSession(ctx context.Context, s ledger.Session) error {
 const beatPatience = "500ms"
 
 // heldSQL is what sessions hold.
-const heldSQL = `SELECT id, session, token, coalesce(call, 0), cancel_requested FROM errand.job
-	WHERE state = 3 AND session = ANY ($1::uuid[])`
+const heldSQL = `SELECT id, session, token, coalesce(call, 0), cancel_requested FROM errand.job_held
+	WHERE session = ANY ($1::uuid[])`
 
 // Beat implements ledger.Sessions. A claim is not in its way. Rows are locked in
 // the order of the ids; if one of them is not to be had the sessions are

@@ -22,6 +22,8 @@ const (
 	lockStats   = 6
 	// lockSuspects is the class of locks whose second key is a session's hash.
 	lockSuspects = lockClass + 1
+	// lockLeasing is the class of locks whose second key is a queue's hash: see blocks.go.
+	lockLeasing = lockClass + 2
 )
 
 // sliceSet remembers which archive slices exist. Not knowing one costs a look.

@@ -9,7 +9,7 @@ import (
 
 // updateSQL writes the columns that a transition among the live states changes.
 // The rows are locked. For the form of the look-up see succeedSQL.
-const updateSQL = `UPDATE errand.job j SET state = u.state, lane = u.lane, seq = u.seq, run_at = u.run_at,
+const updateSQL = `UPDATE errand.job_row j SET state = u.state, lane = u.lane, seq = u.seq, run_at = u.run_at,
 		expires_at = u.expires_at, leased_at = u.leased_at, done_at = u.done_at,
 		attempt = u.attempt, crashes = u.crashes, redrives = u.redrives, token = u.token, version = u.version,
 		session = u.session, call = u.call, settled_token = u.settled_token, settled_as = u.settled_as,
@@ -21,7 +21,7 @@ const updateSQL = `UPDATE errand.job j SET state = u.state, lane = u.lane, seq =
 		$21::text[], $22::text[])
 		AS v (id, state, lane, seq, run_at, expires_at, leased_at, done_at, attempt, crashes, redrives, token, version,
 			session, call, settled_token, settled_as, cancel_requested, reason, progress, errors, last_error)
-		CROSS JOIN LATERAL (SELECT ctid AS place FROM errand.job WHERE id = v.id OFFSET 0) AS h) AS u
+		CROSS JOIN LATERAL (SELECT ctid AS place FROM errand.job_row WHERE id = v.id OFFSET 0) AS h) AS u
 	WHERE j.ctid = u.place`
 
 // updateSteps updates live jobs in place.

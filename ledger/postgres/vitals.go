@@ -31,7 +31,7 @@ const vitalsSQL = `SELECT
 		UNION ALL SELECT prepared FROM pg_prepared_xacts WHERE database = current_database()) AS open),
 	coalesce(s.n_dead_tup, 0), coalesce(s.n_live_tup, 0),
 	coalesce((extract(epoch FROM greatest(s.last_vacuum, s.last_autovacuum)) * 1000000)::bigint, 0)
-	FROM (SELECT 1) AS one LEFT JOIN pg_stat_user_tables s ON s.relid = 'errand.job'::regclass`
+	FROM (SELECT 1) AS one LEFT JOIN pg_stat_user_tables s ON s.relid = 'errand.job_row'::regclass`
 
 // Vitals implements ledger.Examined.
 func (l *Ledger) Vitals(ctx context.Context) (ledger.Vitals, error) {

@@ -67,7 +67,7 @@ func newScene(t *testing.T) *scene {
 
 // vacuumOften has PostgreSQL clean up after so few dead rows as the hurried rules allow.
 func (s *scene) vacuumOften() {
-	s.Postgres.Exec("errand", "ALTER TABLE errand.job SET (autovacuum_vacuum_threshold = 20, autovacuum_vacuum_scale_factor = 0)")
+	s.Postgres.Exec("errand", "ALTER TABLE errand.job_row SET (autovacuum_vacuum_threshold = 20, autovacuum_vacuum_scale_factor = 0)")
 	s.Postgres.Exec("errand", "ALTER SYSTEM SET autovacuum_naptime = '1s'")
 	s.Postgres.Exec("errand", "SELECT pg_reload_conf()")
 }
@@ -320,10 +320,10 @@ func (s *scene) workers() {
 
 func (s *scene) database() {
 	s.act("a transaction is left open", []string{"ErrandXminHeld", "ErrandDeadRows"},
-		func() { s.hold("SELECT count(*) FROM errand.job") },
-		func() { s.letGo(); s.Postgres.Exec("errand", "VACUUM errand.job") })
+		func() { s.hold("SELECT count(*) FROM errand.job_row") },
+		func() { s.letGo(); s.Postgres.Exec("errand", "VACUUM errand.job_row") })
 	s.act("somebody locks the table of jobs", []string{"ErrandLedgerUnreachable", "ErrandScrapeIncomplete", "ErrandCanaryLate", "ErrandPoolWaits"},
-		func() { s.hold("LOCK TABLE errand.job, errand.dead IN ACCESS EXCLUSIVE MODE") },
+		func() { s.hold("LOCK TABLE errand.job_row, errand.dead IN ACCESS EXCLUSIVE MODE") },
 		func() {
 			s.letGo()
 			s.fire("ErrandLedgerSlow") // what took so long is counted when it has ended

@@ -1,0 +1,120 @@
+package postgres
+
+import (
+	"sync"
+
+	"github.com/errandhq/errand/job"
+	"github.com/errandhq/errand/ledger"
+)
+
+// leases are what this process knows of the jobs that it leased in blocks, so that a settle
+// need not look for them: at most one entry for each job that its sessions hold. Knowing
+// nothing is right, and slower.
+type leases struct {
+	mu    sync.Mutex
+	jobs  map[job.ID]blockLease
+	ended []int64 // blocks all of whose jobs this process has ended, and not yet removed
+}
+
+// blockLease is one job's lease in a block.
+type blockLease struct {
+	token int64
+	block *block
+}
+
+// block is a row of lease_block that this process has committed.
+type block struct {
+	id       int64
+	leasedAt int64
+	left     int // of its jobs, those not known to have ended
+}
+
+func newLeases() *leases { return &leases{jobs: map[job.ID]blockLease{}} }
+
+// add takes in the jobs of a block.
+func (s *leases) add(b *block, jobs []*job.Job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, j := range jobs {
+		s.jobs[j.ID] = blockLease{token: j.Token, block: b}
+	}
+}
+
+// leasedAt returns when each item was leased in a block, 0 for those of which nothing is known.
+func (s *leases) leasedAt(items []ledger.Success) []int64 {
+	at := make([]int64, len(items))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.jobs) == 0 {
+		return at
+	}
+	for i := range items {
+		if l, ok := s.jobs[items[i].ID]; ok && l.token == items[i].Token {
+			at[i] = l.block.leasedAt
+		}
+	}
+	return at
+}
+
+// end forgets a job's lease. gone says that it was committed that the job is in
+// the block no longer; else it may be, and whoever removes the block looks.
+func (s *leases) end(id job.ID, gone bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, ok := s.jobs[id]
+	if !ok {
+		return
+	}
+	delete(s.jobs, id)
+	if !gone {
+		return
+	}
+	if l.block.left--; l.block.left == 0 {
+		s.ended = append(s.ended, l.block.id)
+	}
+}
+
+// takeEnded returns the blocks that are to be removed; giveBack those that were not.
+func (s *leases) takeEnded() []int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := s.ended
+	s.ended = nil
+	return ids
+}
+
+func (s *leases) giveBack(ids []int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = append(s.ended, ids...)
+}
+
+// blocks returns the ids of the blocks that jobs are known in.
+func (s *leases) blocks() []int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []int64
+	seen := map[*block]bool{}
+	for _, l := range s.jobs {
+		if !seen[l.block] {
+			seen[l.block] = true
+			ids = append(ids, l.block.id)
+		}
+	}
+	return ids
+}
+
+// keep forgets all jobs of blocks, of those that were asked for, that are not there.
+func (s *leases) keep(asked []int64, there map[int64]bool) {
+	gone := map[int64]bool{}
+	for _, id := range asked {
+		gone[id] = !there[id]
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, l := range s.jobs {
+		if gone[l.block.id] {
+			delete(s.jobs, id)
+		}
+	}
+}
