@@ -83,7 +83,7 @@ func (l *Ledger) blocksExpected(reqs []ledger.Claim) bool {
 		}
 	}
 	last := l.marks.lastClaimed(reqs[0].Queue)
-	return last.jobs > fewClaimed && !last.bulky && !last.mixed
+	return last.jobs > l.few && !last.bulky && !last.mixed
 }
 
 // blockClaim is a claim by blocks under way, for requests that are alike.

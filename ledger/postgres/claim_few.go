@@ -61,7 +61,7 @@ func (l *Ledger) fewExpected(reqs []ledger.Claim) bool {
 		if len(r.Refs) > 0 || r.SuspectsOnly || len(r.Kinds) == 0 || r.Max <= 0 {
 			return false
 		}
-		if last := l.marks.lastClaimed(r.Queue); last.jobs > fewClaimed || last.bulky {
+		if last := l.marks.lastClaimed(r.Queue); last.jobs > l.few || last.bulky {
 			return false
 		}
 	}

@@ -16,13 +16,16 @@ import (
 type bench struct {
 	mu  sync.Mutex
 	dsn map[ledger.Ledger]string
+	few int
 }
 
 func (b *bench) openAt(t testing.TB, dsn string, opts Options) ledger.Ledger {
+	t.Helper()
 	if opts.Pooler {
 		opts.ListenDSN = dsn
 	}
 	l := openAt(t, dsn, opts)
+	l.few = b.few
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.dsn[l] = dsn
@@ -35,7 +38,10 @@ func (b *bench) of(l ledger.Ledger) string {
 	return b.dsn[l]
 }
 
-func TestConformance(t *testing.T) { conform(t, Options{MaxConns: 6}) }
+func TestConformance(t *testing.T) { conform(t, Options{MaxConns: 6}, fewClaimed) }
+
+// TestConformanceBlocks runs the suite with claims by blocks wherever they may be.
+func TestConformanceBlocks(t *testing.T) { conform(t, Options{MaxConns: 6}, -1) }
 
 // TestConformancePooler runs the suite with the statements that are sent
 // behind a pooler.
@@ -46,11 +52,11 @@ func TestConformancePooler(t *testing.T) {
 	if _, given := os.LookupEnv("ERRAND_MODEL_CHECKS"); !given {
 		t.Setenv("ERRAND_MODEL_CHECKS", "1") // each statement is planned anew, over a partition for each hour that the model passes
 	}
-	conform(t, Options{MaxConns: 6, Pooler: true})
+	conform(t, Options{MaxConns: 6, Pooler: true}, fewClaimed)
 }
 
-func conform(t *testing.T, opts Options) {
-	b := &bench{dsn: map[ledger.Ledger]string{}}
+func conform(t *testing.T, opts Options, few int) {
+	b := &bench{dsn: map[ledger.Ledger]string{}, few: few}
 	ledgertest.Run(t, func(t testing.TB) ledger.Ledger { return b.openAt(t, testenv.Postgres(t), opts) }, ledgertest.Features{
 		Second: func(t testing.TB, l ledger.Ledger) ledger.Ledger { return b.openAt(t, b.of(l), opts) },
 		Reopen: func(t testing.TB, l ledger.Ledger) ledger.Ledger {

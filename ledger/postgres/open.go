@@ -57,6 +57,7 @@ type Ledger struct {
 	log       *slog.Logger
 	marks     *marks
 	leases    *leases
+	few       int           // fewClaimed; a test has fewer
 	claiming  chan struct{} // holds the one claim that is looking for rows
 	slices    sliceSet
 	backends  *backends
@@ -86,7 +87,7 @@ func Open(ctx context.Context, dsn string, opts Options) (*Ledger, error) {
 	if err != nil {
 		return nil, wrap("open", err)
 	}
-	l := &Ledger{pool: pool, db: stdlib.OpenDBFromPool(pool), pooler: pooler, log: opts.Logger, marks: newMarks(), leases: newLeases(), claiming: make(chan struct{}, 1), backends: own}
+	l := &Ledger{pool: pool, db: stdlib.OpenDBFromPool(pool), pooler: pooler, log: opts.Logger, marks: newMarks(), leases: newLeases(), few: fewClaimed, claiming: make(chan struct{}, 1), backends: own}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
