@@ -37,6 +37,11 @@ import (
 const inBlock = `b.queue = j.queue AND b.kind = j.kind AND b.lane = j.lane AND b.last_seq >= j.seq AND b.first_seq <= j.seq
 	AND j.seq = ANY (b.seqs)`
 
+// blocksBehind joins to lanes l the blocks b that have numbers behind l.low. Each lane's are
+// looked up by themselves, so that those that have ended before are not met.
+const blocksBehind = `CROSS JOIN LATERAL (SELECT seqs FROM errand.lease_block WHERE queue = l.queue AND kind = l.kind
+	AND lane = l.lane AND last_seq > l.low OFFSET 0) AS b`
+
 // blockRow reads a row of the ready job s.seq of the block b.
 const blockRow = `FROM errand.job_row j WHERE j.queue = b.queue AND j.kind = b.kind AND j.lane = b.lane AND j.seq = s.seq AND j.state = 2`
 
@@ -220,7 +225,7 @@ func (c *blockClaim) deal() {
 			k := laneKey{j.Queue, j.Kind, j.Lane}
 			p := lanes[k]
 			if p == nil {
-				p = &taken{block: block{leasedAt: c.now.UnixMicro()}, lane: k, w: w}
+				p = &taken{lane: k, w: w}
 				lanes[k] = p
 				c.took = append(c.took, p)
 			}
@@ -238,7 +243,7 @@ func (c *blockClaim) steps() []step {
 		steps = append(steps, step{
 			sql: `INSERT INTO errand.lease_block (queue, kind, lane, first_seq, last_seq, session, call, leased_at, seqs)
 				VALUES ($1, $2, $3, $4, $5, $6, nullif($7::bigint, 0), $8, $9) RETURNING id`,
-			args: []any{p.lane.queue, p.lane.kind, int16(p.lane.lane), seqs[0], seqs[len(seqs)-1], uuidArg(p.w.Session), p.w.Call, p.leasedAt, seqs},
+			args: []any{p.lane.queue, p.lane.kind, int16(p.lane.lane), seqs[0], seqs[len(seqs)-1], uuidArg(p.w.Session), p.w.Call, c.now.UnixMicro(), seqs},
 			scan: func(r pgx.Rows) error { return r.Scan(&p.id) },
 		})
 		n := int64(len(p.jobs))
@@ -251,24 +256,26 @@ func (c *blockClaim) steps() []step {
 	return append(steps, d.steps()...)
 }
 
-// adoptSQL finds, by id and token, which jobs are leased in blocks, and since when.
-var adoptSQL = fmt.Sprintf(`SELECT u.i, h.leased_at FROM unnest($1::uuid[], $2::bigint[]) WITH ORDINALITY AS u (id, token, i)
-	CROSS JOIN LATERAL (SELECT b.leased_at FROM errand.job_row j JOIN errand.lease_block b ON %s
+// adoptSQL reads, by id and token, those jobs that are leased in blocks.
+var adoptSQL = fmt.Sprintf(`SELECT u.i, h.* FROM unnest($1::uuid[], $2::bigint[]) WITH ORDINALITY AS u (id, token, i)
+	CROSS JOIN LATERAL (SELECT j.queue, j.kind, j.priority, j.attempt + 1, j.max_attempts, j.crashes, j.version + 2, j.created_at, j.run_at, b.leased_at
+		FROM errand.job_row j JOIN errand.lease_block b ON %s
 		WHERE j.id = u.id AND j.token = u.token - 1 AND j.state + 0 = %d LIMIT 1) AS h`, inBlock, job.Ready)
 
-// adopt sets at of those items that other processes leased in blocks, and reports whether there are any.
-func (l *Ledger) adopt(ctx context.Context, items []ledger.Success, at []int64) (found bool, err error) {
+// adopt returns what the success of those items will answer that other processes leased in blocks.
+func (l *Ledger) adopt(ctx context.Context, items []ledger.Success) (were []ledger.Succeeded, err error) {
+	names := sameNames{}
 	err = l.inTx(ctx, "look for leases", func(t *tx) error {
-		found = false
+		were = make([]ledger.Succeeded, len(items))
 		ids, tokens := successKeys(items)
 		return t.end(ctx, step{sql: adoptSQL, args: []any{ids, tokens}, scan: func(rows pgx.Rows) error {
 			r := rowReader{vals: rows.RawValues()}
 			i := r.int8()
-			at[i-1], found = r.int8(), true
+			were[i-1] = r.succeeded(names)
 			return r.err
 		}})
 	})
-	return found, err
+	return were, err
 }
 
 // blockOfSQL finds the blocks of ready jobs by lane and number.

@@ -16,8 +16,7 @@ import (
 // numbers in blocks are read once for all lanes.
 const laneRows = `FROM errand.job_row j WHERE j.queue = $1 AND j.kind = w.kind AND j.lane = w.lane AND j.state = 2
 		AND j.seq > w.low AND (j.expires_at IS NULL OR j.expires_at > $7)
-		AND (j.lane < 0 OR j.seq NOT IN (SELECT unnest(b.seqs) FROM want l JOIN errand.lease_block b
-			ON b.queue = $1 AND b.kind = l.kind AND b.lane = l.lane AND b.last_seq > l.low))`
+		AND (j.lane < 0 OR j.seq NOT IN (SELECT unnest(b.seqs) FROM (SELECT $1 AS queue, * FROM want) AS l ` + blocksBehind + `))`
 
 // wantSQL is the head of a statement over lanes, up to a condition: want are the
 // lanes ($2 to $4, as lanesRead.args has them).

@@ -20,13 +20,13 @@ type leases struct {
 type blockLease struct {
 	token int64
 	block *block
+	was   ledger.Succeeded // what its success will answer
 }
 
 // block is a row of lease_block that this process has committed.
 type block struct {
-	id       int64
-	leasedAt int64
-	left     int // of its jobs, those not known to have ended
+	id   int64
+	left int // of its jobs, those not known to have ended
 }
 
 func newLeases() *leases { return &leases{jobs: map[job.ID]blockLease{}} }
@@ -36,24 +36,28 @@ func (s *leases) add(b *block, jobs []*job.Job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, j := range jobs {
-		s.jobs[j.ID] = blockLease{token: j.Token, block: b}
+		s.jobs[j.ID] = blockLease{token: j.Token, block: b, was: ledger.Succeeded{
+			OK: true, Queue: j.Queue, Kind: j.Kind, Priority: j.Priority, Attempt: j.Attempt, MaxAttempts: j.MaxAttempts,
+			Crashes: j.Crashes, Version: j.Version + 1, CreatedAt: j.CreatedAt, RunAt: j.RunAt, LeasedAt: j.LeasedAt,
+		}}
 	}
 }
 
-// leasedAt returns when each item was leased in a block, 0 for those of which nothing is known.
-func (s *leases) leasedAt(items []ledger.Success) []int64 {
-	at := make([]int64, len(items))
+// known returns what the success of each item will answer, the zero Succeeded for those of which nothing
+// is known.
+func (s *leases) known(items []ledger.Success) []ledger.Succeeded {
+	were := make([]ledger.Succeeded, len(items))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.jobs) == 0 {
-		return at
+		return were
 	}
 	for i := range items {
 		if l, ok := s.jobs[items[i].ID]; ok && l.token == items[i].Token {
-			at[i] = l.block.leasedAt
+			were[i] = l.was
 		}
 	}
-	return at
+	return were
 }
 
 // end forgets a job's lease. gone says that it was committed that the job is in

@@ -332,8 +332,7 @@ const firstReadySQL = `SELECT u.n, coalesce((SELECT j.seq FROM errand.job_row j
 		WHERE j.queue = u.queue AND j.kind = u.kind AND j.lane = u.lane AND j.state = 2
 		AND j.seq > u.low AND j.seq <= u.high AND (j.expires_at IS NULL OR j.expires_at > $6)
 		AND (j.lane < 0 OR j.seq NOT IN (SELECT unnest(b.seqs) FROM unnest($1::text[], $2::text[], $3::smallint[], $4::bigint[])
-			AS l (queue, kind, lane, low) JOIN errand.lease_block b
-			ON b.queue = l.queue AND b.kind = l.kind AND b.lane = l.lane AND b.last_seq > l.low))
+			AS l (queue, kind, lane, low) ` + blocksBehind + `))
 		ORDER BY j.seq LIMIT 1), 0)
 	FROM unnest($1::text[], $2::text[], $3::smallint[], $4::bigint[], $5::bigint[])
 		WITH ORDINALITY AS u (queue, kind, lane, low, high, n)`

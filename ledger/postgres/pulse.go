@@ -32,8 +32,7 @@ const anyReadySQL = `SELECT u.n FROM unnest($1::text[], $2::text[], $3::smallint
 	WHERE EXISTS (SELECT FROM errand.job_row j WHERE j.queue = u.queue AND j.kind = u.kind AND j.lane = u.lane AND j.state = 2
 		AND j.seq > u.low
 		AND (j.lane < 0 OR j.seq NOT IN (SELECT unnest(b.seqs) FROM unnest($1::text[], $2::text[], $3::smallint[], $4::bigint[])
-			AS l (queue, kind, lane, low) JOIN errand.lease_block b
-			ON b.queue = l.queue AND b.kind = l.kind AND b.lane = l.lane AND b.last_seq > l.low)))`
+			AS l (queue, kind, lane, low) ` + blocksBehind + `)))`
 
 // Pulse implements ledger.Ledger: one transaction, in one round trip. Where
 // kinds are named it begins at the floors, at or below which nothing is ready, whoever

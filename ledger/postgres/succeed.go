@@ -3,69 +3,79 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
 	"github.com/errandhq/errand/ledger/coldsql"
 )
 
-// succeedSQL moves running jobs into the archive, as job.Rules.Settle does for
-// Succeed. Rows that another transaction has locked are passed over.
-//
-// A job that was leased in a block, at the time in $6, still has a row that is ready, with the token
-// from before: see blocks.go. The others have 0 there.
+// succeedText is a statement that moves running jobs into the archive, as job.Rules.Settle does for
+// Succeed. Rows that another transaction has locked are passed over. held says which rows
+// they are, row what becomes of their columns, and answer what is told of them.
 //
 // Rows are looked up one by one through the primary key, by subqueries that the
 // planner cannot turn round: a plain join it would, while a table is small, drive
 // from a whole index of the table, and keep that plan when the table has grown.
 // "state + 0" keeps it from the partial indexes, which have no id.
-var succeedSQL = fmt.Sprintf(`WITH held AS MATERIALIZED (
-		SELECT h.place, u.result AS outcome, u.i AS item, (u.leased > 0)::integer AS more, nullif(u.leased, 0) AS leased
+func succeedText(held, row, answer string) string {
+	return fmt.Sprintf(`WITH held AS MATERIALIZED (
+		SELECT h.place, u.i AS item, u.result AS outcome, u.leased
 		FROM unnest($1::uuid[], $2::bigint[], $3::bytea[], $6::bigint[]) WITH ORDINALITY AS u (id, token, result, leased, i)
 		CROSS JOIN LATERAL (
-			SELECT j.ctid AS place FROM errand.job_row j
-			WHERE j.id = u.id AND j.token = u.token - (u.leased > 0)::integer
-				AND j.state + 0 = CASE WHEN u.leased > 0 THEN %[6]d ELSE %[1]d END FOR UPDATE SKIP LOCKED) AS h),
+			SELECT j.ctid AS place FROM errand.job_row j WHERE %s FOR UPDATE SKIP LOCKED) AS h),
 	gone AS (
 		DELETE FROM errand.job_row j USING held h WHERE j.ctid = h.place
-		RETURNING j.*, h.outcome, h.item, h.more, h.leased),
+		RETURNING j.*, h.item, h.outcome, h.leased),
 	kept AS (
-		INSERT INTO errand.archive (%[2]s) SELECT %[3]s FROM gone),
+		INSERT INTO errand.archive (%s) SELECT %s FROM gone),
 	counted AS (
 		INSERT INTO errand.counter_delta (queue, kind, state, slice, n)
 		SELECT g.queue, g.kind, c.state, c.slice, c.sign * count(*) FROM gone g
-		CROSS JOIN (VALUES (%[1]d::smallint, 0::bigint, -1), (%[4]d::smallint, $5::bigint, 1)) AS c (state, slice, sign)
+		CROSS JOIN (VALUES (%d::smallint, 0::bigint, -1), (%d::smallint, $5::bigint, 1)) AS c (state, slice, sign)
 		GROUP BY g.queue, g.kind, c.state, c.slice, c.sign),
 	freed AS (
 		DELETE FROM errand.unique_key WHERE ctid = ANY (ARRAY (
 			SELECT h.place FROM gone g CROSS JOIN LATERAL (
 				SELECT k.ctid AS place FROM errand.unique_key k
 				WHERE k.scope = g.kind AND k.key = g.unique_key AND k.job = g.id FOR UPDATE) AS h
-			WHERE g.unique_mode = %[5]d)))
-	SELECT item, queue, kind, priority, attempt + more, max_attempts, crashes, version + 1 + more, created_at, run_at, coalesce(leased, leased_at)
-	FROM gone`,
-	job.Running, coldsql.ColumnList, succeededRow(), job.Succeeded, job.UntilDone, job.Ready)
+			WHERE g.unique_mode = %d)))
+	SELECT %s FROM gone`,
+		held, coldsql.ColumnList, row, job.Running, job.Succeeded, job.UntilDone, answer)
+}
 
-// succeededRow is what becomes of a row's columns.
-func succeededRow() string {
+// The statements for jobs whose rows are running, and for those that are leased in blocks (see
+// blocks.go): their rows are ready, with the token from before; when they were leased is in $6,
+// and what to tell of them is known. The first has nothing in $6.
+var (
+	succeedSQL = succeedText(fmt.Sprintf("j.id = u.id AND j.token = u.token AND j.state + 0 = %d", job.Running),
+		succeededRow(nil), "item, queue, kind, priority, attempt, max_attempts, crashes, version + 1, created_at, run_at, leased_at")
+	succeedBlockSQL = succeedText(fmt.Sprintf("j.id = u.id AND j.token = u.token - 1 AND j.state + 0 = %d", job.Ready),
+		succeededRow(map[string]string{
+			"attempt": "attempt + 1", "token": "token + 1", "version": "version + 2", "settled_token": "token + 1", "leased_at": "leased",
+		}), "item")
+)
+
+// succeededRow is what becomes of a row's columns, some of them as in other.
+func succeededRow(other map[string]string) string {
 	set := map[string]string{
 		"state":            fmt.Sprint(int(job.Succeeded)),
 		"done_at":          "$4::bigint",
-		"version":          "version + 1 + more",
-		"attempt":          "attempt + more",
-		"token":            "token + more",
-		"leased_at":        "coalesce(leased, leased_at)",
+		"version":          "version + 1",
 		"session":          "NULL",
 		"call":             "NULL",
-		"settled_token":    "token + more",
+		"settled_token":    "token",
 		"settled_as":       fmt.Sprint(int(job.Succeed)),
 		"cancel_requested": "false",
 		"reason":           "NULL",
 		"result":           "outcome",
 	}
+	maps.Copy(set, other)
 	text := ""
 	for i, c := range coldsql.Columns {
 		if i > 0 {
@@ -79,14 +89,14 @@ func succeededRow() string {
 	return text
 }
 
-// Succeed implements ledger.Jobs, in one round trip, or in three for jobs that another process
-// has leased in blocks. Of two items of one lease the row that is deleted once answers one.
+// Succeed implements ledger.Jobs, in one round trip, or in three where another process has
+// leased jobs in blocks. Of two items of one lease the row that is deleted once answers one.
 func (l *Ledger) Succeed(ctx context.Context, now time.Time, items []ledger.Success) ([]ledger.Succeeded, error) {
 	if len(items) == 0 {
 		return nil, nil
 	}
-	at := l.leases.leasedAt(items)
-	answers, err := l.succeed(ctx, now, items, at)
+	were := l.leases.known(items)
+	answers, err := l.succeed(ctx, now, items, were)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +104,7 @@ func (l *Ledger) Succeed(ctx context.Context, now time.Time, items []ledger.Succ
 	var others []ledger.Success
 	for i := range items {
 		switch {
-		case at[i] != 0:
+		case were[i].OK:
 			l.leases.end(items[i].ID, answers[i].OK)
 		case !answers[i].OK:
 			left, others = append(left, i), append(others, items[i])
@@ -105,53 +115,72 @@ func (l *Ledger) Succeed(ctx context.Context, now time.Time, items []ledger.Succ
 	}
 	// What was done stands, so from here on an error is no answer to it: who settles the
 	// others finds out by Apply.
-	at = make([]int64, len(others))
-	if found, err := l.adopt(ctx, others, at); err != nil || !found {
+	were, err = l.adopt(ctx, others)
+	if err != nil || !slices.ContainsFunc(were, func(s ledger.Succeeded) bool { return s.OK }) {
 		return answers, nil
 	}
-	late, err := l.succeed(ctx, now, others, at)
-	if err != nil {
-		return answers, nil
-	}
-	for k, i := range left {
-		answers[i] = late[k]
+	if late, err := l.succeed(ctx, now, others, were); err == nil {
+		for k, i := range left {
+			answers[i] = late[k]
+		}
 	}
 	return answers, nil
 }
 
-// succeed settles the items, of which at says when they were leased in a block, 0 for those that were not.
-func (l *Ledger) succeed(ctx context.Context, now time.Time, items []ledger.Success, at []int64) ([]ledger.Succeeded, error) {
-	ids, tokens := successKeys(items)
-	results := make([][]byte, len(items))
+// succeed settles the items; were is what to answer to those that are leased in blocks.
+func (l *Ledger) succeed(ctx context.Context, now time.Time, items []ledger.Success, were []ledger.Succeeded) ([]ledger.Succeeded, error) {
+	var inRows, inBlocks []int
+	var leased []int64
 	for i := range items {
-		results[i] = items[i].Result
+		if were[i].OK {
+			inBlocks, leased = append(inBlocks, i), append(leased, coldsql.Micros(were[i].LeasedAt))
+		} else {
+			inRows = append(inRows, i)
+		}
 	}
 	slice := sliceOf(now)
 	answers := make([]ledger.Succeeded, len(items))
 	names := sameNames{}
+	steps := make([]step, 0, 2)
+	add := func(sql string, places []int, leased []int64, read func(place int, r *rowReader)) {
+		if len(places) == 0 {
+			return
+		}
+		ids, tokens, results := make([]pgtype.UUID, len(places)), make([]int64, len(places)), make([][]byte, len(places))
+		for k, i := range places {
+			ids[k], tokens[k], results[k] = uuidArg(items[i].ID), items[i].Token, items[i].Result
+		}
+		steps = append(steps, step{
+			sql:  sql,
+			args: []any{ids, tokens, results, coldsql.Micros(now), slice, leased},
+			scan: func(rows pgx.Rows) error {
+				r := rowReader{vals: rows.RawValues()}
+				read(places[r.int8()-1], &r)
+				return r.err
+			},
+		})
+	}
+	add(succeedSQL, inRows, nil, func(i int, r *rowReader) { answers[i] = r.succeeded(names) })
+	add(succeedBlockSQL, inBlocks, leased, func(i int, _ *rowReader) { answers[i] = were[i] })
 	err := l.withSlices(ctx, []int64{slice}, func() error {
 		return l.inTx(ctx, "succeed", func(t *tx) error {
 			clear(answers)
-			return t.commit(ctx, step{
-				sql:  succeedSQL,
-				args: []any{ids, tokens, results, coldsql.Micros(now), slice, at},
-				scan: func(rows pgx.Rows) error {
-					r := rowReader{vals: rows.RawValues()}
-					item := r.int8()
-					answers[item-1] = ledger.Succeeded{
-						OK: true, Queue: names.of(r.next(0)), Kind: names.of(r.next(0)), Priority: int(r.int2()),
-						Attempt: r.int4(), MaxAttempts: r.int4(), Crashes: r.int4(), Version: r.int8(),
-						CreatedAt: r.time(), RunAt: r.time(), LeasedAt: r.time(),
-					}
-					return r.err
-				},
-			})
+			return t.commit(ctx, steps...)
 		})
 	})
 	if err != nil {
 		return nil, err
 	}
 	return answers, nil
+}
+
+// succeeded reads what a success answers.
+func (r *rowReader) succeeded(names sameNames) ledger.Succeeded {
+	return ledger.Succeeded{
+		OK: true, Queue: names.of(r.next(0)), Kind: names.of(r.next(0)), Priority: int(r.int2()),
+		Attempt: r.int4(), MaxAttempts: r.int4(), Crashes: r.int4(), Version: r.int8(),
+		CreatedAt: r.time(), RunAt: r.time(), LeasedAt: r.time(),
+	}
 }
 
 // sameNames keeps one string of each name that comes again and again.
