@@ -324,8 +324,9 @@ type Sessions interface {
 	// A session never returns to SessionLive. SessionAbsent removes the row.
 	MoveSession(ctx context.Context, now time.Time, id job.ID, from []SessionState, to SessionState, beat int64) (bool, error)
 
-	// ListSessions returns all sessions, newest first, with what they hold.
-	ListSessions(ctx context.Context) ([]Session, error)
+	// ListSessions returns all sessions, newest first; if counted is set, with the number of
+	// jobs that each one holds, which costs a look at each of these.
+	ListSessions(ctx context.Context, counted bool) ([]Session, error)
 
 	// Held returns the running jobs of the sessions, without order; with none
 	// named, the running jobs of all sessions whose cancellation was asked for.
@@ -375,7 +376,7 @@ type Session struct {
 	OpenedAt    time.Time
 	BeatAt      time.Time // for people; decides nothing
 	EndedAt     time.Time
-	Running     int // jobs held: filled in by ListSessions
+	Running     int // jobs held: filled in by ListSessions, where they are counted
 }
 
 // OfCanary tells a server's own session, which carries its canaries, from those of workers.

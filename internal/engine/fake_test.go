@@ -400,7 +400,7 @@ func (f *fake) MoveSession(_ context.Context, _ time.Time, id job.ID, from []led
 	return true, nil
 }
 
-func (f *fake) ListSessions(context.Context) (out []ledger.Session, err error) {
+func (f *fake) ListSessions(context.Context, bool) (out []ledger.Session, err error) {
 	if err := f.enter("ListSessions"); err != nil {
 		return nil, err
 	}

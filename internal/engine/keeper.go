@@ -104,7 +104,7 @@ func (e *Engine) runKeeper(ctx context.Context) {
 // keep is one tick.
 func (e *Engine) keep(ctx context.Context) error {
 	k := e.keeper
-	list, err := e.ledger.ListSessions(ctx)
+	list, err := e.ledger.ListSessions(ctx, false)
 	if err != nil {
 		return fmt.Errorf("look at the sessions: %w", err)
 	}
@@ -225,9 +225,9 @@ func (e *Engine) end(ctx context.Context, s ledger.Session) error {
 	}
 	e.sessions.forget(s.ID)
 	if to == ledger.SessionDead {
-		e.log.Warn("session died", "session", s.ID, "worker", s.Worker, "running", s.Running)
+		e.log.Warn("session died", "session", s.ID, "worker", s.Worker)
 	} else {
-		e.log.Info("session drained", "session", s.ID, "worker", s.Worker, "running", s.Running)
+		e.log.Info("session drained", "session", s.ID, "worker", s.Worker)
 	}
 	return nil
 }

@@ -104,7 +104,7 @@ func (e *Engine) readQueues(ctx context.Context) ([]QueueInfo, []ledger.Session,
 	if err != nil {
 		return nil, nil, err
 	}
-	sessions, err := e.ledger.ListSessions(ctx)
+	sessions, err := e.ledger.ListSessions(ctx, true)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -158,7 +158,7 @@ func (e *Engine) readRoutes(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read routes: %w", err)
 	}
-	list, err := e.ledger.ListSessions(ctx)
+	list, err := e.ledger.ListSessions(ctx, false)
 	if err != nil {
 		return fmt.Errorf("look at the sessions: %w", err)
 	}

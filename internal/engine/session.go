@@ -257,7 +257,7 @@ func (e *Engine) CloseSession(ctx context.Context, id job.ID, draining bool) err
 
 // ListSessions returns all sessions, newest first.
 func (e *Engine) ListSessions(ctx context.Context) ([]ledger.Session, error) {
-	list, err := e.ledger.ListSessions(ctx)
+	list, err := e.ledger.ListSessions(ctx, true)
 	if err != nil {
 		return nil, fmt.Errorf("list sessions: %w", err)
 	}

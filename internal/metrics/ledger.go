@@ -96,8 +96,8 @@ func (t *timed) Beat(ctx context.Context, now time.Time, ids []job.ID) ([]ledger
 }
 
 // ListSessions implements ledger.Sessions.
-func (t *timed) ListSessions(ctx context.Context) ([]ledger.Session, error) {
-	return watch(t, opSessions, func() ([]ledger.Session, error) { return t.Ledger.ListSessions(ctx) })
+func (t *timed) ListSessions(ctx context.Context, counted bool) ([]ledger.Session, error) {
+	return watch(t, opSessions, func() ([]ledger.Session, error) { return t.Ledger.ListSessions(ctx, counted) })
 }
 
 // Counts implements ledger.Queues.

@@ -21,10 +21,14 @@ func SessionValues(s *ledger.Session, id func(job.ID) any) []any {
 }
 
 // ListSessions implements ledger.Sessions.
-func (s *Store) ListSessions(ctx context.Context) ([]ledger.Session, error) {
-	text := fmt.Sprintf(`SELECT %[2]s, coalesce(held.n, 0) FROM %[1]ssession LEFT JOIN
-		(SELECT session AS holder, count(*) AS n FROM %[3]s WHERE state = 3 GROUP BY session) AS held
-		ON held.holder = id ORDER BY opened_at DESC, id DESC`, s.Prefix, SessionColumns, s.live(job.Running))
+func (s *Store) ListSessions(ctx context.Context, counted bool) ([]ledger.Session, error) {
+	running, join := "0", ""
+	if counted {
+		running = "coalesce(held.n, 0)"
+		join = fmt.Sprintf(`LEFT JOIN (SELECT session AS holder, count(*) AS n FROM %s WHERE state = 3 GROUP BY session) AS held
+			ON held.holder = id`, s.live(job.Running))
+	}
+	text := fmt.Sprintf("SELECT %s, %s FROM %ssession %s ORDER BY opened_at DESC, id DESC", SessionColumns, running, s.Prefix, join)
 	var sessions []ledger.Session
 	err := s.each(ctx, "list sessions", text, nil, func(rows *sql.Rows) error {
 		one, err := scanSession(rows)

@@ -75,7 +75,7 @@ func (m *model) forget(id job.ID) {
 	m.opened = slices.DeleteFunc(m.opened, func(o job.ID) bool { return o == id })
 }
 
-func (m *model) ListSessions(ctx context.Context) ([]ledger.Session, error) {
+func (m *model) ListSessions(ctx context.Context, counted bool) ([]ledger.Session, error) {
 	unlock, err := m.lock(ctx)
 	if err != nil {
 		return nil, err
@@ -84,7 +84,9 @@ func (m *model) ListSessions(ctx context.Context) ([]ledger.Session, error) {
 	var out []ledger.Session
 	for _, id := range slices.Backward(m.opened) {
 		s := m.sessions[id]
-		s.Running = len(m.where(func(j *job.Job) bool { return j.State == job.Running && j.Session == id }))
+		if counted {
+			s.Running = len(m.where(func(j *job.Job) bool { return j.State == job.Running && j.Session == id }))
+		}
 		out = append(out, s)
 	}
 	return out, nil

@@ -75,9 +75,9 @@ func (r *random) compareJobs(want []job.Job) {
 
 func (r *random) compareSessions() {
 	r.Helper()
-	got, err := r.l.ListSessions(r.ctx)
+	got, err := r.l.ListSessions(r.ctx, true)
 	r.ok(err)
-	want, _ := r.m.ListSessions(r.ctx)
+	want, _ := r.m.ListSessions(r.ctx, true)
 	text := func(ss []ledger.Session) (out []string) {
 		for _, s := range ss {
 			out = append(out, fmt.Sprintf("%s %s beat %d at %s ended %s running %d", s.ID, s.State, s.Beat, stamp(s.BeatAt), stamp(s.EndedAt), s.Running))

@@ -28,7 +28,7 @@ var fencingTests = []test{
 
 func (w *world) sessionOf(id job.ID) (ledger.Session, bool) {
 	w.Helper()
-	all, err := w.l.ListSessions(w.ctx)
+	all, err := w.l.ListSessions(w.ctx, true)
 	w.ok(err)
 	for _, s := range all {
 		if s.ID == id {
@@ -197,7 +197,7 @@ func sessionList(w *world) {
 	w.insert(w.many(5)...)
 	w.claim(ids[1], 3)
 	w.done(w.claim(ids[2], 2)...)
-	all, err := w.l.ListSessions(w.ctx)
+	all, err := w.l.ListSessions(w.ctx, true)
 	w.ok(err)
 	var got []job.ID
 	for _, s := range all {

@@ -18,7 +18,7 @@ import (
 
 // A claim of many jobs leases them in blocks: it reads them, and stores a lease_block for
 // each lane, with their numbers. To write to their rows would cost the server three times as
-// much, and half of all of the log (docs/decisions/0013-postgres-leases.md).
+// much, and half of all of the log (docs/decisions/0011-postgres-leases.md).
 //
 // As no row is locked or changed by it, whoever decides by a row's being ready must
 // know of all blocks:

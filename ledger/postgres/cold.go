@@ -42,8 +42,8 @@ func (l *Ledger) CountDead(ctx context.Context, f ledger.DeadFilter, most int) (
 }
 
 // ListSessions implements ledger.Sessions.
-func (l *Ledger) ListSessions(ctx context.Context) ([]ledger.Session, error) {
-	return l.cold.ListSessions(ctx)
+func (l *Ledger) ListSessions(ctx context.Context, counted bool) ([]ledger.Session, error) {
+	return l.cold.ListSessions(ctx, counted)
 }
 
 // Held implements ledger.Sessions.

@@ -34,8 +34,8 @@ func (l *Ledger) OldestReady(ctx context.Context) ([]ledger.Oldest, error) {
 func (l *Ledger) Paused(ctx context.Context) ([]string, error) { return l.store.Paused(ctx) }
 
 // ListSessions implements ledger.Sessions.
-func (l *Ledger) ListSessions(ctx context.Context) ([]ledger.Session, error) {
-	return l.store.ListSessions(ctx)
+func (l *Ledger) ListSessions(ctx context.Context, counted bool) ([]ledger.Session, error) {
+	return l.store.ListSessions(ctx, counted)
 }
 
 // Held implements ledger.Sessions.
