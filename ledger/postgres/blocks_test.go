@@ -518,8 +518,8 @@ func TestBlocksWaitForChangesOfReadyJobs(t *testing.T) {
 	}
 }
 
-// After a claim whose commit is unknown, its jobs are held under its call, and are given to nobody else.
-func TestBlockWhoseCommitIsUnknown(t *testing.T) {
+// A claim by blocks that the server broke off in its commit has taken nothing, and remembers nothing.
+func TestBlockThatDidNotCommit(t *testing.T) {
 	l := openBlocks(t)
 	s := session(t, l)
 	insert(t, l, batch(5, "q", "k"))
@@ -537,7 +537,7 @@ func TestBlockWhoseCommitIsUnknown(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := claim(t, l, s, "q", 10, "k"); len(got) != 5 || len(l.leases.jobs) != 5 {
-		t.Errorf("%d jobs, %d remembered: it was rolled back, and all are free", len(got), len(l.leases.jobs))
+		t.Errorf("%d jobs, %d remembered", len(got), len(l.leases.jobs))
 	}
 }
 

@@ -202,9 +202,10 @@ func awaitBlocked(t *testing.T, l *Ledger) {
 
 // A connection that breaks after a claim was sent leaves its outcome unknown, and
 // it is as it is: the jobs are held under the call's number, or another claim gets them.
-func TestFewOnABrokenConnection(t *testing.T) {
-	for _, arrives := range []bool{true, false} {
-		t.Run(fmt.Sprint("arrives ", arrives), func(t *testing.T) {
+func TestClaimOnABrokenConnection(t *testing.T) {
+	for _, c := range []struct{ arrives, blocks bool }{{true, false}, {false, false}, {true, true}} {
+		arrives := c.arrives
+		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
 			dsn := testenv.Postgres(t)
 			u, err := url.Parse(dsn)
 			if err != nil {
@@ -214,6 +215,9 @@ func TestFewOnABrokenConnection(t *testing.T) {
 			proxy := testenv.StartProxy(t, u.Host)
 			u.Host = proxy.Address()
 			l := openAt(t, u.String(), Options{MaxConns: 1})
+			if c.blocks {
+				l.few = -1
+			}
 			s := session(t, direct)
 			// The statements are known to the connection, so that the claim is one message.
 			if got := claim(t, l, s, "q", 5, "k"); len(got) != 0 {
@@ -227,7 +231,7 @@ func TestFewOnABrokenConnection(t *testing.T) {
 			}
 			failed := make(chan error, 1)
 			go func() {
-				_, err := l.claimFew(t.Context(), now(), []ledger.Claim{{Session: s, Call: 7, Queue: "q", Kinds: []string{"k"}, Max: 5, MaxBytes: 4 << 20}})
+				_, err := l.Claim(t.Context(), now(), []ledger.Claim{{Session: s, Call: 7, Queue: "q", Kinds: []string{"k"}, Max: 5, MaxBytes: 4 << 20}})
 				failed <- err
 			}()
 			if arrives {
@@ -246,6 +250,9 @@ func TestFewOnABrokenConnection(t *testing.T) {
 			proxy.Thaw()
 			if arrives {
 				wantCounts(t, direct, map[string]int64{"k " + job.Running.String(): 2})
+				if want := map[bool]int{true: 1}[c.blocks]; blocksIn(t, direct) != want {
+					t.Errorf("%d blocks", blocksIn(t, direct))
+				}
 			} else if got := claim(t, l, s, "q", 5, "k"); len(got) != 2 {
 				t.Errorf("%d jobs for the next claim", len(got))
 			}

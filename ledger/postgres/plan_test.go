@@ -49,6 +49,13 @@ func TestPlans(t *testing.T) {
 		expect(t, when+": claim", explain(t, l, claimSQL, 13), "using job_ready", "using job_suspect", "Tid Scan")
 		expect(t, when+": claim of few", explain(t, l, claimFewSQL, 12), "using job_ready", "using job_suspect", "using unique_key_pkey", "Tid Scan")
 		expect(t, when+": claim by name", explain(t, l, namedSQL, 10), "using job_pkey", "Tid Scan")
+		expect(t, when+": read a kind for blocks", explain(t, l, readKindSQL, 7), "using job_ready", "using lease_block_lane")
+		expect(t, when+": read kinds for blocks", explain(t, l, readKindsSQL, 7), "using job_ready", "using lease_block_lane", "Tid Scan")
+		expect(t, when+": leases of others", explain(t, l, adoptSQL, 2), "using job_pkey", "using lease_block_lane")
+		expect(t, when+": blocks of jobs", explain(t, l, blockOfSQL, 4), "using lease_block_lane")
+		expect(t, when+": held", explain(t, l, heldSQL, 1), "using job_running", "using lease_block_session", "using job_ready")
+		expect(t, when+": orphans in blocks", explain(t, l, pickHeldSQL("SELECT id FROM errand.session WHERE state = 3"), 2),
+			"using lease_block_session", "using job_ready", "Tid Scan")
 		expect(t, when+": heads", explain(t, l, headsSQL, 7), "using job_ready")
 		expect(t, when+": rescan", explain(t, l, firstReadySQL, 6), "job_ready")
 		expect(t, when+": update", explain(t, l, updateSQL, 22), "using job_pkey", "Tid Scan")
@@ -83,7 +90,7 @@ func expect(t *testing.T, what, plan string, parts ...string) {
 			t.Errorf("%s: the plan has no %q:\n%s", what, part, plan)
 		}
 	}
-	for _, bad := range []string{"Seq Scan on job_row", "Bitmap Heap Scan on job_row", "Seq Scan on archive"} {
+	for _, bad := range []string{"Seq Scan on job_row", "Seq Scan on lease_block", "NOT (SubPlan", "Bitmap Heap Scan on job_row", "Seq Scan on archive"} {
 		if strings.Contains(plan, bad) {
 			t.Errorf("%s: the plan has %q:\n%s", what, bad, plan)
 		}

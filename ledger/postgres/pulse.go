@@ -20,8 +20,8 @@ const pulseSQL = `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigi
 		OR EXISTS (SELECT FROM errand.job_row WHERE state < 3 AND expires_at IS NOT NULL AND expires_at <= $2) ELSE false END,
 	CASE WHEN $3 THEN EXISTS (SELECT FROM errand.job_row j WHERE j.state = 3
 		AND NOT EXISTS (SELECT FROM errand.session s WHERE s.id = j.session AND s.state IN (1, 2)))
-		OR EXISTS (SELECT FROM errand.lease_block b WHERE ` + blockLives + `
-			AND NOT EXISTS (SELECT FROM errand.session s WHERE s.id = b.session AND s.state IN (1, 2))) ELSE false END,
+		OR EXISTS (SELECT FROM (SELECT * FROM errand.lease_block o
+			WHERE NOT EXISTS (SELECT FROM errand.session s WHERE s.id = o.session AND s.state IN (1, 2)) OFFSET 0) AS b WHERE ` + blockLives + `) ELSE false END,
 	CASE WHEN $4 THEN EXISTS (SELECT FROM errand.job_row WHERE state = 3 AND cancel_requested) ELSE false END,
 	(extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
 
