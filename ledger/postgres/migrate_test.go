@@ -165,3 +165,64 @@ func TestPoolerParameter(t *testing.T) {
 		}
 	}
 }
+
+// A ledger of before the blocks is brought up to date with jobs waiting and running, and roles keep their rights.
+func TestUpgradeToBlocks(t *testing.T) {
+	dsn := testenv.Postgres(t)
+	c := connect(t, dsn)
+	exec := func(sql string, args ...any) {
+		t.Helper()
+		if _, err := c.Exec(t.Context(), sql, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(ensureHistory)
+	for _, m := range migrations()[:5] {
+		exec(m.text)
+		exec("INSERT INTO errand.migration (number, name, checksum) VALUES ($1, $2, $3)", m.number, m.name, m.sum)
+	}
+	role := strings.ReplaceAll("role_"+newID().String(), "-", "")
+	exec("CREATE ROLE " + role)
+	t.Cleanup(func() { // the role is the server's, not the database's
+		own, err := pgx.Connect(context.Background(), dsn)
+		if err == nil {
+			_, err = own.Exec(context.Background(), "DROP OWNED BY "+role+"; DROP ROLE "+role)
+			_ = own.Close(context.Background())
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	exec("GRANT USAGE ON SCHEMA errand TO " + role)
+	exec("GRANT SELECT, INSERT, DELETE ON ALL TABLES IN SCHEMA errand TO " + role)
+	s := newID()
+	exec("INSERT INTO errand.session (id, worker, version, concurrency, ttl_us, state, beat, opened_at, beat_at) VALUES ($1, 'w', '', 1, 1, 1, 1, 1, 1)", uuidArg(s))
+	exec(`INSERT INTO errand.job (id, queue, kind, state, priority, lane, seq, run_at, created_at, max_attempts, digest, token, attempt, session, leased_at)
+		SELECT gen_random_uuid(), 'q', 'k', CASE WHEN g <= 10 THEN 3 ELSE 2 END, 5, 5, g, 1, 1, 25, 7, (g <= 10)::int, (g <= 10)::int,
+			CASE WHEN g <= 10 THEN $1::uuid END, CASE WHEN g <= 10 THEN 5 END FROM generate_series(1, 30) g`, uuidArg(s))
+	l := blocksAt(t, dsn)
+	jobs := claim(t, l, s, "q", 100, "k")
+	if len(jobs) != 20 || blocksIn(t, l) != 1 {
+		t.Fatalf("%d jobs in %d blocks", len(jobs), blocksIn(t, l))
+	}
+	held, err := l.Held(t.Context(), []job.ID{s})
+	if err != nil || len(held) != 30 {
+		t.Fatalf("%d are held, %v", len(held), err)
+	}
+	for _, h := range held {
+		if ok := succeed(t, l, []job.Job{{ID: h.ID, Token: h.Token}}); !ok[0] {
+			t.Fatalf("job %s under token %d", h.ID, h.Token)
+		}
+	}
+	exec("SET ROLE " + role)
+	id, _, err := enqueue(t, c, "k", `{"queue":"q"}`)
+	if err != nil {
+		t.Fatalf("the role may not enqueue: %v", err)
+	}
+	promote(t, l)
+	got := claim(t, l, s, "q", 10, "k")
+	if len(got) != 1 || got[0].ID != id {
+		t.Fatalf("%d jobs", len(got))
+	}
+	exec("SELECT errand.complete_v1($1, $2)", uuidArg(id), got[0].Token)
+}

@@ -59,6 +59,20 @@ FROM errand.lease_block b CROSS JOIN LATERAL unnest(b.seqs) AS s (seq) CROSS JOI
     SELECT * FROM errand.job_row r
     WHERE r.queue = b.queue AND r.kind = b.kind AND r.lane = b.lane AND r.seq = s.seq AND r.state = 2 OFFSET 0) r;
 
+-- Who could read the table can read the view, for errand.enqueue_v1 and errand.complete_v1 do, with the
+-- rights of their caller.
+DO $$
+DECLARE
+    g record;
+BEGIN
+    FOR g IN SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS role
+        FROM pg_class c CROSS JOIN aclexplode(c.relacl) a
+        WHERE c.oid = 'errand.job_row'::regclass AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner
+    LOOP
+        EXECUTE format('GRANT SELECT ON errand.job TO %s', g.role);
+    END LOOP;
+END $$;
+
 -- errand.enqueue_v1 as it was, into the table's new name.
 DO $$
 BEGIN
