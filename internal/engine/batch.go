@@ -228,7 +228,11 @@ func (b *batcher[Q, A]) gather() {
 func (b *batcher[Q, A]) serve(ctx context.Context, batch []*ticket[Q, A]) {
 	items := batch[0].items
 	if len(batch) > 1 {
-		items = nil
+		n := 0
+		for _, t := range batch {
+			n += len(t.items)
+		}
+		items = make([]Q, 0, n)
 		for _, t := range batch {
 			items = append(items, t.items...)
 		}
