@@ -60,7 +60,7 @@ func (t *tx) insertFew(ctx context.Context, jobs []*job.Job) error {
 		d.add(j, 1)
 	}
 	t.lock = lockWriting
-	return t.commit(ctx, step{sql: insertFewSQL, args: append([]any{
+	return t.whole(ctx, step{sql: insertFewSQL, args: append([]any{
 		column(jobs, func(j *job.Job) pgtype.UUID { return uuidArg(j.ID) }),
 		column(jobs, func(j *job.Job) string { return j.Queue }),
 		column(jobs, func(j *job.Job) string { return j.Kind }),
