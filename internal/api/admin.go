@@ -71,7 +71,7 @@ func (s *Service) GetServerInfo(ctx context.Context, _ *errandv1.GetServerInfoRe
 	return &errandv1.GetServerInfoResponse{
 		Version: s.conf.Version, Ledger: s.conf.Ledger, MaxPayload: int64(s.conf.MaxPayload),
 		StaleResults: info.StaleResults, Rescued: info.Rescued, Brake: info.Brake,
-		Role: CallFrom(ctx).Role, Brokers: s.conf.Brokers,
+		Role: callOf(ctx).Role, Brokers: s.conf.Brokers,
 		RelayLeads: info.RelayLeads, RefsPublished: info.RefsPublished, RefsRepublished: info.Republished, LeasedByRef: info.LeasedByRef,
 		Cache: s.conf.Cache, CacheAway: info.CacheAway, CacheHits: info.CacheHits, CacheMisses: info.CacheMisses,
 		CacheShed: info.CacheShed, CacheDrift: info.CacheDrift,

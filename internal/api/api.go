@@ -89,12 +89,19 @@ func WithCall(ctx context.Context, c Call) context.Context {
 
 // CallFrom returns what WithCall put in, with a request id in any case.
 func CallFrom(ctx context.Context) Call {
+	c := callOf(ctx)
+	if c.RequestID == "" {
+		c.RequestID = NewRequestID()
+	}
+	return c
+}
+
+// callOf is CallFrom for those who name the call to nobody: making an id takes
+// longer than much of an enqueue.
+func callOf(ctx context.Context) Call {
 	c, ok := ctx.Value(callKey{}).(Call)
 	if !ok {
 		c.Role = "operator"
-	}
-	if c.RequestID == "" {
-		c.RequestID = NewRequestID()
 	}
 	return c
 }

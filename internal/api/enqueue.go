@@ -24,7 +24,7 @@ func (s *Service) Enqueue(ctx context.Context, r *errandv1.EnqueueRequest) (*err
 	if err != nil {
 		return nil, s.fail(ctx, "Enqueue", err)
 	}
-	call := CallFrom(ctx)
+	call := callOf(ctx)
 	call.traceItems(items)
 	answers, err := s.engine.Enqueue(ctx, call.Caller, items)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/errandhq/errand/job"
@@ -33,20 +34,33 @@ type batcher[Q, A any] struct {
 	ended   bool
 	bell    chan struct{}
 	alarm   *time.Timer // rings the bell for those who gather; nil: none does
+
+	resuming atomic.Int64  // callers that were answered and have not run since
+	resumed  chan struct{} // rung by the last of them
 }
 
 // ticket is one call in the queue of a batcher.
 type ticket[Q, A any] struct {
 	items   []Q
 	bytes   int
-	taken   bool // part of a batch: may be committed
+	fate    fate
 	done    chan struct{}
 	answers []A
 	err     error
 }
 
+// fate is how far a ticket has come; the batcher's lock guards it.
+type fate int
+
+const (
+	isWaiting  fate = iota
+	isTaken         // part of a batch: may be committed
+	isAnswered      // its caller goes on
+	isLeft          // taken, and nobody waits for the answer
+)
+
 func newBatcher[Q, A any](name string, commit func(context.Context, []Q) ([]A, error), weigh func(Q) int) *batcher[Q, A] {
-	return &batcher[Q, A]{name: name, commit: commit, weigh: weigh, bell: make(chan struct{}, 1)}
+	return &batcher[Q, A]{name: name, commit: commit, weigh: weigh, bell: make(chan struct{}, 1), resumed: make(chan struct{}, 1)}
 }
 
 // do has items committed and returns their answers. If ctx ends first: an
@@ -74,18 +88,26 @@ func (b *batcher[Q, A]) doWithin(ctx context.Context, items []Q, within time.Dur
 	}
 	select {
 	case <-t.done:
-		return t.answers, t.err
+		return b.resume(t)
 	case <-ctx.Done():
 	}
-	if b.withdraw(t) {
+	switch b.giveUp(t) {
+	case isWaiting:
 		return nil, ended(ctx)
-	}
-	select {
-	case <-t.done:
-		return t.answers, t.err
+	case isAnswered:
+		<-t.done
+		return b.resume(t)
 	default:
 		return nil, job.ErrUnknown
 	}
+}
+
+// resume goes on with the answer.
+func (b *batcher[Q, A]) resume(t *ticket[Q, A]) ([]A, error) {
+	if b.resuming.Add(-1) == 0 {
+		ring(b.resumed)
+	}
+	return t.answers, t.err
 }
 
 func (b *batcher[Q, A]) add(t *ticket[Q, A], within time.Duration) error {
@@ -109,12 +131,16 @@ func (b *batcher[Q, A]) add(t *ticket[Q, A], within time.Duration) error {
 	return nil
 }
 
-// withdraw takes t out of the queue and reports whether it was still there.
-func (b *batcher[Q, A]) withdraw(t *ticket[Q, A]) bool {
+// giveUp takes t out of the queue, if it is still there, and returns how far it had come.
+func (b *batcher[Q, A]) giveUp(t *ticket[Q, A]) fate {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if t.taken {
-		return false
+	switch t.fate {
+	case isTaken:
+		t.fate = isLeft
+		return isTaken
+	case isAnswered:
+		return isAnswered
 	}
 	for i, w := range b.waiting {
 		if w == t {
@@ -124,7 +150,7 @@ func (b *batcher[Q, A]) withdraw(t *ticket[Q, A]) bool {
 			break
 		}
 	}
-	return true
+	return isWaiting
 }
 
 // take removes the next batch from the queue.
@@ -137,7 +163,7 @@ func (b *batcher[Q, A]) take() []*ticket[Q, A] {
 		if n > 0 && (items+len(t.items) > job.MaxBatch || bytes+t.bytes > job.MaxBatchBytes) {
 			break
 		}
-		t.taken = true
+		t.fate = isTaken
 		items += len(t.items)
 		bytes += t.bytes
 		n++
@@ -170,17 +196,30 @@ func (b *batcher[Q, A]) run(ctx context.Context) {
 			return
 		case <-b.bell:
 		}
-		// Callers answered by the last commit come back together: let them
-		// run before the batch is closed behind the first of them.
-		runtime.Gosched()
+		b.gather()
 		for batch := b.take(); len(batch) > 0; batch = b.take() {
 			b.serve(ctx, batch)
 			if ctx.Err() != nil {
 				return
 			}
-			runtime.Gosched()
+			b.gather()
 		}
 	}
+}
+
+// gather lets callers that were answered by the last commit come back, which those
+// that enqueue one job after another do at once and together: else the next batch
+// would be closed behind the first of them, and be a part of what it may be. It waits for each of
+// them to run, not for what it does then, so nobody is held up by a slow one.
+func (b *batcher[Q, A]) gather() {
+	runtime.Gosched()
+	if b.resuming.Load() == 0 {
+		return
+	}
+	for b.resuming.Load() > 0 {
+		<-b.resumed
+	}
+	runtime.Gosched() // the last of them
 }
 
 // serve commits a batch. An error that says that nothing was changed, and that
@@ -189,7 +228,11 @@ func (b *batcher[Q, A]) run(ctx context.Context) {
 func (b *batcher[Q, A]) serve(ctx context.Context, batch []*ticket[Q, A]) {
 	items := batch[0].items
 	if len(batch) > 1 {
-		items = nil
+		n := 0
+		for _, t := range batch {
+			n += len(t.items)
+		}
+		items = make([]Q, 0, n)
 		for _, t := range batch {
 			items = append(items, t.items...)
 		}
@@ -207,6 +250,21 @@ func (b *batcher[Q, A]) serve(ctx context.Context, batch []*ticket[Q, A]) {
 		} else {
 			t.answers, answers = answers[:len(t.items):len(t.items)], answers[len(t.items):]
 		}
+	}
+	b.answer(batch)
+}
+
+// answer has the callers go on with what their tickets say.
+func (b *batcher[Q, A]) answer(batch []*ticket[Q, A]) {
+	b.mu.Lock()
+	for _, t := range batch {
+		if t.fate != isLeft {
+			t.fate = isAnswered
+			b.resuming.Add(1)
+		}
+	}
+	b.mu.Unlock() // first: they come back for it
+	for _, t := range batch {
 		close(t.done)
 	}
 }
@@ -228,15 +286,15 @@ func (b *batcher[Q, A]) try(ctx context.Context, items []Q) ([]A, error) {
 // end refuses whoever waits, and everyone after.
 func (b *batcher[Q, A]) end() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.ended = true
 	b.disarm()
-	for _, t := range b.waiting {
-		t.taken = true
-		t.err = errStopped()
-		close(t.done)
-	}
+	refused := b.waiting
 	b.waiting, b.items, b.bytes = nil, 0, 0
+	b.mu.Unlock()
+	for _, t := range refused {
+		t.err = errStopped()
+	}
+	b.answer(refused)
 }
 
 func isTimeout(err error) bool {

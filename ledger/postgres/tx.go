@@ -110,6 +110,22 @@ func (t *tx) commit(ctx context.Context, steps ...step) error {
 	return t.run(ctx, append(steps, step{sql: "COMMIT"})...)
 }
 
+// whole sends the steps as a transaction that is nothing else: one that the server itself begins with
+// the first statement and commits behind the last, which spares two. A pooler's connections have
+// a default isolation that is not Errand's (poolConfig): there it is begun and committed as any other.
+func (t *tx) whole(ctx context.Context, steps ...step) error {
+	if t.begun || t.l.pooler {
+		return t.commit(ctx, steps...)
+	}
+	t.committed = true
+	var b pgx.Batch
+	b.Queue(t.beginning())
+	for _, s := range steps {
+		b.Queue(s.sql, s.args...)
+	}
+	return readBatch(t.conn.SendBatch(ctx, &b), 1, steps)
+}
+
 // end sends the steps and the end of a transaction that changes nothing: there
 // is no commit whose fate could be unknown.
 func (t *tx) end(ctx context.Context, steps ...step) error {
