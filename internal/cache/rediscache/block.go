@@ -15,13 +15,14 @@ import (
 	"github.com/errandhq/errand/job"
 )
 
-// Blocks: while nobody listens, what a job came to for good (cache.Entry.Lasting) is not given a
-// key of its own, which costs Redis five to eight microseconds, but is appended to a block: one value for the jobs
-// that were made in the same moment and have the same hash tag. Such an entry is written once and changed by nothing but a
-// tombstone, so that appending needs no look at what is held, and the block grows no further than its jobs. Whoever
+// Blocks. A key of its own costs Redis five to eight microseconds for each job. So while nobody
+// listens, what a job came to for good (cache.Entry.Lasting) is appended to a block: one value for the jobs
+// that were made in the same moment and have the same hash tag. Nothing but a tombstone ever changes such an
+// entry, so that appending needs no look at what is held, and a block grows no further than its jobs are many. Whoever
 // reads a job takes the newest of what its own key and its block say.
 //
-// A tombstone removes the block of its job, so that none of the two can be evicted without the other.
+// A tombstone has a key of its own, outlives the block, and removes it: else the tombstone alone could be evicted.
+// In a cluster it is never known that nobody listens, so that there are no blocks.
 
 const (
 	// blockSpan is the number of bits of the milliseconds in an id that its block does not
@@ -34,10 +35,7 @@ const (
 //go:embed block.lua
 var blockText string
 
-var (
-	blockScript = rueidis.NewLuaScript(blockText)
-	blockSHA    = shaOf(blockText)
-)
+var blockScript = rueidis.NewLuaScript(blockText)
 
 // blockOf numbers the blocks: those of one moment follow one another.
 func blockOf(id job.ID) uint64 {
@@ -53,7 +51,7 @@ func blockKey(tag string, id job.ID) string {
 
 // blocks is one run of the script.
 type blocks struct {
-	at   map[uint64]int
+	at   map[uint64]int // in list, by blockOf
 	list []block
 	ttl  time.Duration
 }
@@ -64,7 +62,7 @@ type block struct {
 	entries []*cache.Entry
 }
 
-// add takes e if it may be part of a block.
+// add takes e if it may be part of a block. What was only read may be read again and again.
 func (b *blocks) add(c *Cache, e *cache.Entry) bool {
 	if !e.Lasting() || !e.Tell || e.TTL < time.Millisecond || b.ttl != 0 && e.TTL != b.ttl {
 		return false
@@ -87,22 +85,24 @@ func (b *blocks) add(c *Cache, e *cache.Entry) bool {
 	return true
 }
 
+// run calls the script.
+func (b *blocks) run(ctx context.Context, c *Cache, client rueidis.Client) rueidis.RedisResult {
+	// Who begins to listen just now is told that there was something.
+	args := []string{c.news, c.origin + "\n", strconv.FormatInt(b.ttl.Milliseconds(), 10), strconv.Itoa(maxBlock)}
+	keys := make([]string, len(b.list))
+	for i := range b.list {
+		keys[i], args = b.list[i].key, append(args, string(b.list[i].text))
+	}
+	return blockScript.Exec(ctx, client, keys, args)
+}
+
 // putBlocks writes them, and returns the entries that must have keys of their own: their block is full or
 // too old, or Redis refuses the script.
 func (c *Cache) putBlocks(ctx context.Context, client rueidis.Client, b *blocks) (left []*cache.Entry, err error) {
 	if len(b.list) == 0 {
 		return nil, nil
 	}
-	keys, args := make([]string, len(b.list)), make([]string, 4, 4+len(b.list))
-	// Who begins to listen just now is told that there was something.
-	args[0], args[1], args[2], args[3] = c.news, c.origin+"\n", strconv.FormatInt(b.ttl.Milliseconds(), 10), strconv.Itoa(maxBlock)
-	for i := range b.list {
-		keys[i], args = b.list[i].key, append(args, string(b.list[i].text))
-	}
-	answer, err := client.Do(ctx, client.B().Evalsha().Sha1(blockSHA).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()).AsIntSlice()
-	if refusal, ok := rueidis.IsRedisErr(err); ok && refusal.IsNoScript() {
-		answer, err = blockScript.Exec(ctx, client, keys, args).AsIntSlice()
-	}
+	answer, err := b.run(ctx, c, client).AsIntSlice()
 	if _, refused := rueidis.IsRedisErr(err); refused { // such as by the rights of its user, who had no blocks before
 		for i := range b.list {
 			left = append(left, b.list[i].entries...)

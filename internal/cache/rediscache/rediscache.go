@@ -35,10 +35,7 @@ const hangUpPatience = 200 * time.Millisecond
 //go:embed put.lua
 var putText string
 
-var (
-	putScript = rueidis.NewLuaScript(putText)
-	putSHA    = shaOf(putText)
-)
+var putScript = rueidis.NewLuaScript(putText)
 
 // Cache is a Redis that holds job states. It implements cache.Cache.
 type Cache struct {
@@ -152,7 +149,7 @@ func appendKey(b []byte, tag string, id job.ID) []byte {
 	return append(append(append(b, tag...), ':'), id.String()...)
 }
 
-// Put implements cache.Cache: one script call for blocks, and then one for each hash tag, all in
+// Put implements cache.Cache: one script call for blocks, and then one for each hash tag, these in
 // one flight.
 func (c *Cache) Put(ctx context.Context, entries []cache.Entry) error {
 	client, err := c.connected(ctx)
@@ -251,13 +248,13 @@ func (c *Cache) run(ctx context.Context, client rueidis.Client, calls []call) er
 			one.gone = append(one.gone, one.keys[k])
 		}
 		todo = append(todo, one)
-		cmds = append(cmds, client.B().Evalsha().Sha1(putSHA).Numkeys(int64(len(one.keys))).Key(one.keys...).Arg(one.args...).Build())
+		cmds = append(cmds, client.B().Evalsha().Sha1(scriptSHA).Numkeys(int64(len(one.keys))).Key(one.keys...).Arg(one.args...).Build())
 	}
 	if len(cmds) == 0 {
 		return nil
 	}
 	if err := c.del(ctx, client, blocks); err != nil {
-		return err
+		return fmt.Errorf("redis: put: %w", err)
 	}
 	var errs []error
 	for i, r := range client.DoMulti(ctx, cmds...) {
@@ -294,22 +291,17 @@ func (c *Cache) giveUp(ctx context.Context, client rueidis.Client, gone []string
 // byShard returns the keys of ids by hash tag: first their own ones, then those of their blocks. The
 // second result counts the first ones.
 func (c *Cache) byShard(ids []job.ID) (keys [shards][]string, own [shards]int) {
-	var seen map[string]bool
 	for _, id := range ids {
 		s := shardOf(id)
 		keys[s] = append(keys[s], c.key(id))
 		own[s]++
 	}
-	if len(ids) > 1 {
-		seen = make(map[string]bool, len(ids))
-	}
+	seen := make(map[uint64]bool, len(ids))
 	for _, id := range ids {
-		s := shardOf(id)
-		if key := blockKey(c.tags[s], id); !seen[key] {
-			keys[s] = append(keys[s], key)
-			if seen != nil {
-				seen[key] = true
-			}
+		if n := blockOf(id); !seen[n] {
+			seen[n] = true
+			s := shardOf(id)
+			keys[s] = append(keys[s], blockKey(c.tags[s], id))
 		}
 	}
 	return keys, own
