@@ -137,8 +137,7 @@ const recordHead = 16 // version and time
 
 // readBlock calls fn with the records of the jobs that wanted accepts. What another version wrote, or
 // a block that is broken, is as good as nothing.
-func readBlock(text string, wanted func(job.ID) bool, fn func(cache.Entry)) {
-	b := []byte(text)
+func readBlock(b []byte, wanted func(job.ID) bool, fn func(cache.Entry)) {
 	for len(b) > 0 {
 		length, n := binary.Uvarint(b)
 		if n <= 0 || length > uint64(len(b)-n) || length < recordHead+uint64(len(job.ID{})) {

@@ -328,11 +328,11 @@ func (c *Cache) Get(ctx context.Context, ids []job.ID) ([]cache.Entry, error) {
 			return nil, fmt.Errorf("redis: get: %w", err)
 		}
 		for k := range values {
-			text, err := values[k].ToString()
+			text, err := values[k].AsBytes()
 			switch {
 			case err != nil: // nothing, or nothing of ours
 			case k < owns[i]:
-				if e, ok := decode(text); ok {
+				if e, ok := decode(string(text)); ok {
 					found.add(e) // what another version wrote is as good as nothing
 				}
 			default:
