@@ -93,7 +93,7 @@ func (p *pair) work(e *engine.Engine, n int) {
 	p.t.Helper()
 	s := newSession(p.t, e)
 	for call, done := int64(1), 0; done < n; call++ {
-		jobs, _, err := e.Lease(p.t.Context(), engine.LeaseRequest{Session: s, Call: call, Queues: []string{"default"}, Max: n, Wait: time.Second})
+		jobs, _, err := e.Lease(p.t.Context(), engine.LeaseRequest{Session: s, Call: call, Queues: []string{"default"}, Max: min(n, job.MaxBatch), Wait: time.Second})
 		if err != nil {
 			p.t.Fatal(err)
 		}
