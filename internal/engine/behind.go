@@ -119,7 +119,7 @@ func (b *behind) addOne(e *cache.Entry, now time.Duration) {
 		w.entry.Tell = tell
 		line := b.lineOf(&w.entry)
 		if line == &b.rest {
-			b.spend()
+			b.spend(1)
 		}
 		if was == line {
 			return // it keeps its place: a job that goes on changing is written all the same
@@ -134,7 +134,7 @@ func (b *behind) addOne(e *cache.Entry, now time.Duration) {
 	b.at[e.ID] = w
 	line := b.lineOf(e)
 	if line == &b.rest {
-		b.spend()
+		b.spend(1)
 	}
 	line.push(w)
 	b.n++
@@ -212,10 +212,22 @@ func (b *behind) earn(now time.Duration) {
 	b.creditAt = now
 }
 
-// spend takes the price of a change, at most a second more than there is.
-func (b *behind) spend() {
-	const price = time.Second / promptRate
-	b.credit = max(b.credit-price, -time.Second)
+// spend takes the price of n changes, at most a second more than there is.
+func (b *behind) spend(n int) {
+	b.credit = max(b.credit-time.Duration(n)*(time.Second/promptRate), -time.Second)
+}
+
+// pass reports whether there are so many changes that n more, to states that will change anyway, would only
+// wait to be given up, and counts them.
+func (b *behind) pass(n int, now time.Duration) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.earn(now)
+	if b.credit >= 0 {
+		return false
+	}
+	b.spend(n)
+	return true
 }
 
 // landed ends the flight of what was taken: it was written, or comes too late.

@@ -131,6 +131,9 @@ func TestBehindHoldsBackWhatNobodyHears(t *testing.T) {
 	if wait := takes(0, true, 0, 0); wait != freshFor {
 		t.Errorf("they wait for %s, want %s", wait, freshFor)
 	}
+	if !b.pass(1, 0) || b.pass(1, 2*freshFor) {
+		t.Error("it does not know that there are many, or that there are few again")
+	}
 	b.add(all(2, job.Succeeded, true)[:n-5], time.Microsecond)
 	takes(time.Microsecond, true, n-5, job.Succeeded)
 	takes(freshFor, true, 0, 0)

@@ -108,7 +108,13 @@ var entryRooms = sync.Pool{New: func() any { return new([]cache.Entry) }}
 // that nobody follows costs a look. A deletion is always written: it keeps out
 // what was read just before it.
 func (v *view) wanted(changes []Change) []Change {
-	if v.e.watches.any() || v.cache != nil && v.cache.Shared() {
+	switch {
+	case v.e.watches.any():
+		return changes
+	case v.cache != nil && v.cache.Shared():
+		if v.unheard() && !slices.ContainsFunc(changes, wasThere) && v.queue.pass(len(changes), v.e.conf.Monotonic()) {
+			return nil // there is nothing older that they would keep from being served
+		}
 		return changes
 	}
 	if v.cache == nil {
@@ -131,6 +137,8 @@ func (v *view) wanted(changes []Change) []Change {
 	}
 	return out
 }
+
+func wasThere(c Change) bool { return c.From != 0 }
 
 // write has entries written to the cache soon.
 func (v *view) write(entries []cache.Entry) {
