@@ -16,7 +16,7 @@ import (
 const leastRedis = 6
 
 // leastACL is what a user of Redis must be allowed.
-const leastACL = "~{errand:* &errand:* +eval +evalsha +get +mget +set +del +publish +subscribe +unsubscribe +hello +client +ping +info +cluster|slots +cluster|shards"
+const leastACL = "~{errand:* &errand:* +eval +evalsha +get +mget +set +append +pttl +strlen +del +publish +subscribe +unsubscribe +hello +client +ping +info +cluster|slots +cluster|shards"
 
 // cacheFinding says what the server's own cache does.
 func cacheFinding(info errand.ServerInfo) finding {

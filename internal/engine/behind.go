@@ -13,9 +13,9 @@ const (
 	// maxBehind bounds the entries that wait to be written to the cache.
 	maxBehind = 100_000
 
-	// promptRate is how many changes a second to states that will change anyway
-	// are written at once though nobody listens.
-	promptRate = 1000
+	// promptRate is up to how many changes a second to states that will change anyway
+	// are written at once though nobody listens. Of more none is.
+	promptRate = 2000
 )
 
 // behind is the queue of entries on their way to the cache: the newest of each
@@ -24,29 +24,32 @@ const (
 //
 // While nobody listens, and there are many, changes to such states wait: most jobs have
 // soon gone on to another, and only that is written. After freshFor nobody may be served
-// them any more, and they are given up.
+// them any more, nor what is older than they, and they are given up.
 type behind struct {
 	mu   sync.Mutex
-	at   map[job.ID]*waiting
-	soon line // final, or gone: written first
-	read line // read because somebody asked
+	at   map[job.ID]*waiting // the newest of each job, in line or in flight
+	soon line                // final, or gone: written first
+	read line                // read because somebody asked
 	rest line
+	n    int // in line
 	max  int
 	bell chan struct{}
 
-	credit   time.Duration // for prompt writes: each costs a second's promptRate-th
+	credit   time.Duration // for prompt writes: each change costs a second's promptRate-th
 	creditAt time.Duration
 
-	flying map[job.ID]*waiting // taken, and not known to be written yet
-	batch  []cache.Entry       // what take returned last
+	flight []*waiting    // taken, and not known to be written yet
+	batch  []cache.Entry // what take returned last
 	spare  []*waiting
 }
 
-// waiting is an entry in line.
+// waiting is an entry in line or in flight.
 type waiting struct {
 	entry      cache.Entry
 	since      time.Duration // when the job came into this line
 	prev, next *waiting
+	taken      bool // in flight
+	passed     bool // in flight, and a newer one of its job has come
 }
 
 // line is a list of entries, the oldest first.
@@ -77,10 +80,7 @@ func (l *line) remove(w *waiting) {
 }
 
 func newBehind() *behind {
-	return &behind{
-		at: map[job.ID]*waiting{}, max: maxBehind, bell: make(chan struct{}, 1),
-		credit: time.Second, flying: map[job.ID]*waiting{},
-	}
+	return &behind{at: map[job.ID]*waiting{}, max: maxBehind, bell: make(chan struct{}, 1), credit: time.Second}
 }
 
 // add puts entries in line at the monotonic time now, a newer one in the place of an
@@ -88,38 +88,56 @@ func newBehind() *behind {
 func (b *behind) add(entries []cache.Entry, now time.Duration) (shed int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.earn(now)
 	for i := range entries {
 		b.addOne(&entries[i], now)
 	}
-	for ; len(b.at) > b.max; shed++ {
-		w := cmp.Or(b.rest.first, b.read.first, b.soon.first)
-		b.pop(w)
-		b.recycle(w)
-	}
+	shed = b.shed()
 	ring(b.bell)
 	return shed
 }
 
+// shed makes room, and returns how many were given up.
+func (b *behind) shed() (n int) {
+	for ; b.n > b.max; n++ {
+		b.giveUp(cmp.Or(b.rest.first, b.read.first, b.soon.first))
+	}
+	return n
+}
+
 func (b *behind) addOne(e *cache.Entry, now time.Duration) {
 	w := b.at[e.ID]
-	if w == nil {
-		w = b.node()
-		w.entry, w.since = *e, now
-		b.at[e.ID] = w
-	} else {
-		if !e.Newer(&w.entry) {
-			return
-		}
+	switch {
+	case w == nil:
+	case !e.Newer(&w.entry):
+		return
+	case w.taken:
+		w.passed = true
+	default:
 		tell, was := e.Tell || w.entry.Tell, b.lineOf(&w.entry)
 		w.entry = *e
 		w.entry.Tell = tell
-		if was == b.lineOf(&w.entry) {
+		line := b.lineOf(&w.entry)
+		if line == &b.rest {
+			b.spend(1)
+		}
+		if was == line {
 			return // it keeps its place: a job that goes on changing is written all the same
 		}
 		was.remove(w)
 		w.since = now
+		line.push(w)
+		return
 	}
-	b.lineOf(&w.entry).push(w)
+	w = b.node()
+	w.entry, w.since = *e, now
+	b.at[e.ID] = w
+	line := b.lineOf(e)
+	if line == &b.rest {
+		b.spend(1)
+	}
+	line.push(w)
+	b.n++
 }
 
 func (b *behind) lineOf(e *cache.Entry) *line {
@@ -132,9 +150,12 @@ func (b *behind) lineOf(e *cache.Entry) *line {
 	return &b.rest
 }
 
-func (b *behind) pop(w *waiting) {
+// giveUp forgets one in line.
+func (b *behind) giveUp(w *waiting) {
 	b.lineOf(&w.entry).remove(w)
+	b.n--
 	delete(b.at, w.entry.ID)
+	b.recycle(w)
 }
 
 // node returns a waiting to fill: a used one, so that a busy queue makes no garbage.
@@ -155,54 +176,94 @@ func (b *behind) recycle(w *waiting) {
 	}
 }
 
-// take removes up to n entries, which are in flight until landed. With hold,
-// many changes to states that will change anyway wait; wait is how long the first of them
+// take removes up to n entries, which are in flight until landed or putBack. With hold,
+// changes to states that will change anyway wait if there are many; wait is how long the first of them
 // still may, or zero if there is none. What it returns is good until the next take.
 func (b *behind) take(n int, now time.Duration, hold bool) (entries []cache.Entry, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.credit = min(b.credit+now-b.creditAt, time.Second)
-	b.creditAt = now
+	b.earn(now)
 	b.batch = b.batch[:0]
-	for len(b.batch) < n && len(b.at) > 0 {
+	for len(b.batch) < n && b.n > 0 {
 		w := cmp.Or(b.soon.first, b.read.first)
 		if w == nil {
 			w = b.rest.first
 			wait = w.since + freshFor - now
 			if hold && wait <= 0 {
-				b.pop(w)
-				b.recycle(w)
+				b.giveUp(w)
 				continue
 			}
-			if hold && !b.prompt() {
+			if hold && b.credit < 0 {
 				return b.batch, wait
 			}
 		}
-		b.pop(w)
-		b.flying[w.entry.ID] = w
+		b.lineOf(&w.entry).remove(w)
+		b.n--
+		w.taken = true
+		b.flight = append(b.flight, w)
 		b.batch = append(b.batch, w.entry)
 	}
 	return b.batch, 0
 }
 
-// prompt spends credit on a write at once, if there is any left.
-func (b *behind) prompt() bool {
-	const price = time.Second / promptRate
-	if b.credit < price {
+// earn gives credit for the time that has passed, at most for a second.
+func (b *behind) earn(now time.Duration) {
+	b.credit = min(b.credit+now-b.creditAt, time.Second)
+	b.creditAt = now
+}
+
+// spend takes the price of n changes, at most a second more than there is.
+func (b *behind) spend(n int) {
+	b.credit = max(b.credit-time.Duration(n)*(time.Second/promptRate), -time.Second)
+}
+
+// pass reports whether there are so many changes that n more, to states that will change anyway, would only
+// wait to be given up, and counts them.
+func (b *behind) pass(n int, now time.Duration) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.earn(now)
+	if b.credit >= 0 {
 		return false
 	}
-	b.credit -= price
+	b.spend(n)
 	return true
 }
 
-// landed ends the flight of what was taken: it was written, given up, or put back.
+// landed ends the flight of what was taken: it was written, or comes too late.
 func (b *behind) landed() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, w := range b.flying {
-		b.recycle(w)
+	for _, w := range b.flight {
+		b.settle(w)
 	}
-	clear(b.flying)
+	b.flight = b.flight[:0]
+}
+
+// settle forgets one that was in flight.
+func (b *behind) settle(w *waiting) {
+	if !w.passed {
+		delete(b.at, w.entry.ID)
+	}
+	b.recycle(w)
+}
+
+// putBack puts what was taken in line again, but for what is not the newest any more, and
+// returns how many were given up for lack of room.
+func (b *behind) putBack() (shed int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, w := range b.flight {
+		if w.passed {
+			b.settle(w)
+			continue
+		}
+		w.taken = false
+		b.lineOf(&w.entry).push(w)
+		b.n++
+	}
+	b.flight = b.flight[:0]
+	return b.shed()
 }
 
 // of returns the newest of what has not been written yet: this process sees its
@@ -212,11 +273,7 @@ func (b *behind) of(ids []job.ID) map[job.ID]cache.Entry {
 	defer b.mu.Unlock()
 	out := map[job.ID]cache.Entry{}
 	for _, id := range ids {
-		flying := b.flying[id]
-		if flying != nil {
-			out[id] = flying.entry
-		}
-		if w := b.at[id]; w != nil && (flying == nil || w.entry.Newer(&flying.entry)) {
+		if w := b.at[id]; w != nil {
 			out[id] = w.entry
 		}
 	}

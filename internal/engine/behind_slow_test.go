@@ -47,7 +47,7 @@ func TestASlowCacheHoldsNobodyUp(t *testing.T) {
 					v.write([]cache.Entry{{ID: idOf(n), State: s, Version: int64(i + 1), Tell: true}})
 				}
 				v.queue.mu.Lock()
-				n := len(v.queue.at) + len(v.queue.flying) + len(v.queue.spare)
+				n := len(v.queue.at) + len(v.queue.flight) + len(v.queue.spare)
 				v.queue.mu.Unlock()
 				if n > 500+2*writeBatch {
 					t.Fatalf("%d entries are kept", n)

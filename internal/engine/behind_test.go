@@ -68,19 +68,41 @@ func TestBehindIsSeenUntilItLands(t *testing.T) {
 	seen(2)
 	b.add([]cache.Entry{waitingEntry(1, 3, job.Succeeded)}, 0)
 	seen(3)
-	b.add(taken, 0) // it could not be written
-	b.landed()
+	if len(taken) != 1 {
+		t.Fatalf("taken: %+v", taken)
+	}
+	b.putBack() // it could not be written
 	seen(3)
 	b.take(1, 0, false)
 	b.landed()
 	seen(0)
 }
 
-// TestBehindHoldsBackWhatNobodyHears: of many changes to states that will
-// change anyway few are written at once, and none that has come to its end
+// TestBehindPutsBackWhatWasNotWritten, but not over what is newer, and not beyond its bound.
+func TestBehindPutsBackWhatWasNotWritten(t *testing.T) {
+	b := newBehind()
+	b.max = 2
+	b.add([]cache.Entry{waitingEntry(1, 2, job.Running), waitingEntry(2, 2, job.Succeeded)}, 0)
+	b.take(10, 0, false)
+	b.add([]cache.Entry{waitingEntry(1, 1, job.Ready), waitingEntry(2, 3, job.Deleted), waitingEntry(3, 1, job.Succeeded)}, 0)
+	if shed := b.putBack(); shed != 1 {
+		t.Errorf("%d given up, want the one that is running", shed)
+	}
+	taken, _ := b.take(10, 0, false)
+	b.landed()
+	if len(taken) != 2 || taken[0].Version != 3 || taken[1].ID != (job.ID{15: 3}) {
+		t.Errorf("taken: %+v", taken)
+	}
+	if more, _ := b.take(10, 0, false); len(more) > 0 || len(b.at) > 0 {
+		t.Errorf("left: %+v, %d known", more, len(b.at))
+	}
+}
+
+// TestBehindHoldsBackWhatNobodyHears: changes to states that will change anyway are written
+// at once if they are few. Of many none is, and none that has come to its end
 // meanwhile. What is left after a second is given up.
 func TestBehindHoldsBackWhatNobodyHears(t *testing.T) {
-	const n = 3 * promptRate
+	const n = 2 * promptRate
 	all := func(version int64, s job.State, tell bool) []cache.Entry {
 		out := make([]cache.Entry, n)
 		for i := range out {
@@ -103,9 +125,14 @@ func TestBehindHoldsBackWhatNobodyHears(t *testing.T) {
 		b.landed()
 		return wait
 	}
+	b.add(all(1, job.Running, true)[:promptRate], 0)
+	takes(0, true, promptRate, job.Running)
 	b.add(all(1, job.Running, true), 0)
-	if wait := takes(0, true, promptRate, job.Running); wait != freshFor {
-		t.Errorf("the others wait for %s, want %s", wait, freshFor)
+	if wait := takes(0, true, 0, 0); wait != freshFor {
+		t.Errorf("they wait for %s, want %s", wait, freshFor)
+	}
+	if !b.pass(1, 0) || b.pass(1, 2*freshFor) {
+		t.Error("it does not know that there are many, or that there are few again")
 	}
 	b.add(all(2, job.Succeeded, true)[:n-5], time.Microsecond)
 	takes(time.Microsecond, true, n-5, job.Succeeded)
@@ -113,10 +140,13 @@ func TestBehindHoldsBackWhatNobodyHears(t *testing.T) {
 	if left := b.of([]job.ID{{14: (n - 1) >> 8, 15: (n - 1) & 0xff}}); len(left) > 0 {
 		t.Errorf("after a second %v is kept", left)
 	}
-	b.add(all(3, job.Running, true), freshFor)
-	takes(freshFor, false, n, job.Running) // somebody listens
-	b.add(all(4, job.Running, false), freshFor)
-	takes(freshFor, true, n, job.Running) // somebody asked
+	later := 3 * freshFor // few again
+	b.add(all(3, job.Running, true)[:promptRate], later)
+	takes(later, true, promptRate, job.Running)
+	b.add(all(4, job.Running, true), later)
+	takes(later, false, n, job.Running) // somebody listens
+	b.add(all(5, job.Running, false), later)
+	takes(later, true, n, job.Running) // somebody asked
 }
 
 // TestBehindMakesNoGarbage while jobs go through it.

@@ -3,10 +3,12 @@ package engine_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/errandhq/errand/internal/cache"
 	"github.com/errandhq/errand/internal/cache/rediscache"
 	"github.com/errandhq/errand/internal/engine"
 	"github.com/errandhq/errand/internal/testenv"
@@ -18,6 +20,7 @@ import (
 type pair struct {
 	t     *testing.T
 	a, b  *engine.Engine
+	name  string // the ledger's
 	redis *testenv.Redis
 	wire  *testenv.Proxy // between them and it
 }
@@ -40,10 +43,8 @@ func (p *pair) serve(dsn string, c engine.Config) *engine.Engine {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	view, err := rediscache.New("redis://"+p.wire.Address(), name)
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	p.name = name
+	view := p.view()
 	c.Cache = view
 	e := engine.New(l, c)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -55,9 +56,18 @@ func (p *pair) serve(dsn string, c engine.Config) *engine.Engine {
 		if err := l.Close(); err != nil {
 			p.t.Error(err)
 		}
-		_ = view.Close() // Redis may be away
 	})
 	return e
+}
+
+// view opens the cache once more.
+func (p *pair) view() cache.Cache {
+	view, err := rediscache.New("redis://"+p.wire.Address(), p.name)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { _ = view.Close() }) // Redis may be away
+	return view
 }
 
 // put enqueues n jobs at e.
@@ -83,7 +93,7 @@ func (p *pair) work(e *engine.Engine, n int) {
 	p.t.Helper()
 	s := newSession(p.t, e)
 	for call, done := int64(1), 0; done < n; call++ {
-		jobs, _, err := e.Lease(p.t.Context(), engine.LeaseRequest{Session: s, Call: call, Queues: []string{"default"}, Max: n, Wait: time.Second})
+		jobs, _, err := e.Lease(p.t.Context(), engine.LeaseRequest{Session: s, Call: call, Queues: []string{"default"}, Max: min(n, job.MaxBatch), Wait: time.Second})
 		if err != nil {
 			p.t.Fatal(err)
 		}
@@ -182,6 +192,39 @@ func TestTwoServersShareStatesAndNews(t *testing.T) {
 	eventually(t, func() error { return states(t, p.b, ids[:150], job.Succeeded, true) })
 	cancel()
 	<-ended
+}
+
+// TestEverySuccessIsInRedis, though they are many at once and nobody follows: another server answers
+// for all from there.
+func TestEverySuccessIsInRedis(t *testing.T) {
+	p := newPair(t, engine.Config{})
+	const n = 5000
+	var ids []job.ID
+	for range n / job.MaxBatch {
+		ids = append(ids, p.put(p.a, job.MaxBatch)...)
+	}
+	p.work(p.a, n)
+	look := p.view()
+	eventually(t, func() error {
+		held, err := look.Get(t.Context(), ids)
+		if err != nil {
+			return err
+		}
+		held = slices.DeleteFunc(held, func(e cache.Entry) bool { return e.State != job.Succeeded })
+		if len(held) != n {
+			return fmt.Errorf("Redis has %d of %d successes", len(held), n)
+		}
+		return nil
+	})
+	before := p.b.Info().CacheMisses
+	for some := range slices.Chunk(ids, job.MaxBatch) {
+		if err := states(t, p.b, some, job.Succeeded, true); err != nil {
+			t.Error(err)
+		}
+	}
+	if missed := p.b.Info().CacheMisses - before; missed > 0 {
+		t.Errorf("the other server read %d of %d states from the ledger", missed, n)
+	}
 }
 
 // TestRedisInTroubleCostsSpeedOnly takes Redis away, freezes, fills, slows and flushes

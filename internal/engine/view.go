@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 
 const (
 	freshFor       = time.Second            // an entry that may change is served for so long after At
-	cacheTTL       = 5 * time.Minute        // of final states and tombstones
+	cacheTTL       = 5 * time.Minute        // of final states, and a little longer of tombstones
 	fenceTTL       = time.Minute            // of other states: only to keep older ones away
 	lateAfter      = 30 * time.Second       // an entry that could not be written for so long is dropped
 	readPatience   = 150 * time.Millisecond // for the cache, before the ledger is asked
@@ -84,14 +85,22 @@ func (v *view) Observe(changes []Change) {
 	if changes = v.wanted(changes); len(changes) == 0 {
 		return
 	}
-	entries := make([]cache.Entry, len(changes))
+	room := entryRooms.Get().(*[]cache.Entry)
+	entries := (*room)[:0]
 	for i := range changes {
-		entries[i] = cache.Of(changes[i].Job, changes[i].At)
-		entries[i].Tell = true
+		e := cache.Of(changes[i].Job, changes[i].At)
+		e.Tell = true
+		entries = append(entries, e)
 	}
 	v.write(entries) // first: who is told, and asks, is answered alike
 	v.e.watches.tell(entries)
+	clear(entries)
+	*room = entries
+	entryRooms.Put(room)
 }
+
+// entryRooms keeps the room for what is told: whoever keeps an entry copies it.
+var entryRooms = sync.Pool{New: func() any { return new([]cache.Entry) }}
 
 // wanted returns the changes that someone may learn of. Into a cache of this
 // process alone nothing is written but what was read before, and is there
@@ -99,7 +108,13 @@ func (v *view) Observe(changes []Change) {
 // that nobody follows costs a look. A deletion is always written: it keeps out
 // what was read just before it.
 func (v *view) wanted(changes []Change) []Change {
-	if v.e.watches.any() || v.cache != nil && v.cache.Shared() {
+	switch {
+	case v.e.watches.any():
+		return changes
+	case v.cache != nil && v.cache.Shared():
+		if v.unheard() && !slices.ContainsFunc(changes, wasThere) && v.queue.pass(len(changes), v.e.conf.Monotonic()) {
+			return nil // there is nothing older that they would keep from being served
+		}
 		return changes
 	}
 	if v.cache == nil {
@@ -123,6 +138,8 @@ func (v *view) wanted(changes []Change) []Change {
 	return out
 }
 
+func wasThere(c Change) bool { return c.From != 0 }
+
 // write has entries written to the cache soon.
 func (v *view) write(entries []cache.Entry) {
 	if v.cache == nil {
@@ -142,8 +159,11 @@ func (v *view) enqueue(entries []cache.Entry) {
 }
 
 func (v *view) ttl(e *cache.Entry) time.Duration {
-	if e.Lasting() || e.State == job.Deleted {
+	switch {
+	case e.Lasting():
 		return v.e.conf.CacheTTL
+	case e.State == job.Deleted: // it outlives what comes as late as anything may
+		return v.e.conf.CacheTTL + lateAfter + writePatience
 	}
 	return min(fenceTTL, v.e.conf.CacheTTL)
 }
@@ -279,8 +299,7 @@ func (e *Engine) runView(ctx context.Context) {
 		case len(entries) == 0:
 			v.idle(ctx, wait)
 		case v.put(ctx, entries) != nil:
-			v.enqueue(entries)
-			v.queue.landed()
+			v.shed.Add(int64(v.queue.putBack()))
 			pause(ctx, 100*time.Millisecond)
 		default:
 			v.queue.landed()

@@ -208,6 +208,26 @@ func TestDeleteAndRedriveAreSeenAtOnce(t *testing.T) {
 	})
 }
 
+// TestATombstoneOutlivesWhatComesLate: a state that another server writes as late as it may ends before it.
+func TestATombstoneOutlivesWhatComesLate(t *testing.T) {
+	c := newHall()
+	inWorld(t, engine.Config{Cache: c, CacheTTL: time.Minute}, func(w *world) {
+		ids := w.put(1)
+		_, err := w.Delete(w.ctx, ids)
+		w.ok(err)
+		time.Sleep(time.Minute + 30*time.Second) // a time-to-live after half a minute
+		held, err := c.Get(w.ctx, ids)
+		w.ok(err)
+		if len(held) != 1 || held[0].State != job.Deleted {
+			t.Errorf("held is %+v", held)
+		}
+		time.Sleep(2 * time.Second)
+		if held, err = c.Get(w.ctx, ids); err != nil || len(held) > 0 {
+			t.Errorf("held is %+v, %v", held, err)
+		}
+	})
+}
+
 // TestOldNewsNeverReplacesNewer puts what a slow server would, and flushes the
 // cache between two writers.
 func TestOldNewsNeverReplacesNewer(t *testing.T) {

@@ -115,8 +115,8 @@ func TestFewSeeWhoBecameADeadLetterMeanwhile(t *testing.T) {
 	}
 	id := uuidArg(items[0].Job.ID)
 	for _, sql := range []string{
-		"UPDATE errand.job SET state = 5, done_at = 1 WHERE id = $1",
-		"WITH d AS (DELETE FROM errand.job WHERE id = $1 RETURNING *) INSERT INTO errand.dead SELECT * FROM d",
+		"UPDATE errand.job_row SET state = 5, done_at = 1 WHERE id = $1",
+		"WITH d AS (DELETE FROM errand.job_row WHERE id = $1 RETURNING *) INSERT INTO errand.dead SELECT * FROM d",
 	} {
 		if _, err := tx.Exec(t.Context(), sql, id); err != nil {
 			t.Fatal(err)
@@ -147,7 +147,7 @@ func TestFewFailAtTheirCommit(t *testing.T) {
 	if _, err := l.pool.Exec(t.Context(), `CREATE FUNCTION refuse_late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 			RAISE EXCEPTION 'refused at the commit';
 		END $$;
-		CREATE CONSTRAINT TRIGGER refuse_late AFTER INSERT ON errand.job DEFERRABLE INITIALLY DEFERRED
+		CREATE CONSTRAINT TRIGGER refuse_late AFTER INSERT ON errand.job_row DEFERRABLE INITIALLY DEFERRED
 			FOR EACH ROW WHEN (new.kind = 'refused') EXECUTE FUNCTION refuse_late()`, pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatal(err)
 	}

@@ -82,6 +82,9 @@ func (c *Cache) rehearse(ctx context.Context) error {
 	if err := c.Drop(ctx, []job.ID{id}); err != nil {
 		return err
 	}
+	if err := c.rehearseBlocks(ctx, e); err != nil {
+		return err
+	}
 	heard := errors.New("heard")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -90,4 +93,21 @@ func (c *Cache) rehearse(ctx context.Context) error {
 		return nil
 	}
 	return errors.Join(err, context.Cause(ctx))
+}
+
+// rehearseBlocks writes to a block twice, unless it is a cluster: Put goes on without blocks if it is refused.
+func (c *Cache) rehearseBlocks(ctx context.Context, e cache.Entry) error {
+	client, err := c.connected(ctx)
+	if err != nil || client.Mode() == rueidis.ClientModeCluster {
+		return err
+	}
+	e.State = job.Succeeded
+	for range 2 {
+		var b blocks
+		b.add(c, &e)
+		if err := b.run(ctx, c, client).Error(); err != nil {
+			return fmt.Errorf("redis: put: %w", err)
+		}
+	}
+	return c.Drop(ctx, []job.ID{e.ID})
 }

@@ -1,9 +1,9 @@
 // Package rediscache is the cache that servers share: Redis, one server or a
 // cluster. It needs nothing of Redis that a restart, a flush or an eviction would take away.
 //
-// Keys are "{errand:LEDGER:07}:JOB". The braces are Redis's hash tag: the jobs
-// of a ledger are spread over a fixed number of tags, so that a cluster spreads them over
-// its nodes, and yet one script call writes all entries of a tag.
+// Keys are "{errand:LEDGER:07}:JOB", and "{errand:LEDGER:07}:+MOMENT" of blocks (block.go). The
+// braces are Redis's hash tag: the jobs of a ledger are spread over a fixed number of tags, so that a cluster
+// spreads them over its nodes, and yet one script call writes all entries of a tag.
 package rediscache
 
 import (
@@ -149,8 +149,8 @@ func appendKey(b []byte, tag string, id job.ID) []byte {
 	return append(append(append(b, tag...), ':'), id.String()...)
 }
 
-// Put implements cache.Cache: one script call for each hash tag, all in one
-// flight.
+// Put implements cache.Cache: one script call for blocks, and then one for each hash tag, these in
+// one flight.
 func (c *Cache) Put(ctx context.Context, entries []cache.Entry) error {
 	client, err := c.connected(ctx)
 	if err != nil {
@@ -164,9 +164,20 @@ func (c *Cache) Put(ctx context.Context, entries []cache.Entry) error {
 }
 
 func (c *Cache) put(ctx context.Context, client rueidis.Client, entries []cache.Entry) error {
-	var calls [shards]call
+	var together blocks
+	var alone []*cache.Entry
+	heard := c.Heard()
 	for i := range entries {
-		e := &entries[i]
+		if e := &entries[i]; heard || !together.add(c, e) {
+			alone = append(alone, e)
+		}
+	}
+	left, err := c.putBlocks(ctx, client, &together)
+	if err != nil {
+		return err
+	}
+	var calls [shards]call
+	for _, e := range append(alone, left...) {
 		if ms := e.TTL.Milliseconds(); ms > 0 {
 			s := shardOf(e.ID)
 			if err := calls[s].add(c.tags[s], e, ms); err != nil {
@@ -181,13 +192,15 @@ func (c *Cache) put(ctx context.Context, client rueidis.Client, entries []cache.
 // text behind the other.
 type call struct {
 	text []byte
-	ends []int // of each key, value and time-to-live
-	gone []int // the keys of tombstones
+	ends []int    // of each key, value and time-to-live
+	gone []int    // the keys of tombstones
+	left []string // the keys of their blocks
 }
 
 func (c *call) add(tag string, e *cache.Entry, ttl int64) (err error) {
 	if e.State == job.Deleted {
 		c.gone = append(c.gone, len(c.ends)/3)
+		c.left = append(c.left, blockKey(tag, e.ID))
 	}
 	end := func() { c.ends = append(c.ends, len(c.text)) }
 	c.text = appendKey(c.text, tag, e.ID)
@@ -223,7 +236,9 @@ func (c *Cache) run(ctx context.Context, client rueidis.Client, calls []call) er
 	type run struct{ keys, args, gone []string }
 	var todo []run
 	var cmds rueidis.Commands
+	var blocks [shards][]string
 	for i := range calls {
+		blocks[i] = calls[i].left
 		if len(calls[i].ends) == 0 {
 			continue
 		}
@@ -238,22 +253,31 @@ func (c *Cache) run(ctx context.Context, client rueidis.Client, calls []call) er
 	if len(cmds) == 0 {
 		return nil
 	}
+	if err := c.del(ctx, client, blocks); err != nil {
+		return fmt.Errorf("redis: put: %w", err)
+	}
 	var errs []error
 	for i, r := range client.DoMulti(ctx, cmds...) {
 		listeners, err := r.AsInt64()
 		if refusal, ok := rueidis.IsRedisErr(err); ok && refusal.IsNoScript() {
 			listeners, err = putScript.Exec(ctx, client, todo[i].keys, todo[i].args).AsInt64()
 		}
-		if err == nil && listeners >= 0 {
-			// Of a cluster each node knows its own listeners only.
-			c.alone.Store(listeners <= c.lines.Load() && client.Mode() != rueidis.ClientModeCluster)
-		}
-		if err != nil {
+		if err == nil {
+			c.toldTo(client, listeners)
+		} else {
 			errs = append(errs, fmt.Errorf("redis: put: %w", err))
 			c.giveUp(ctx, client, todo[i].gone, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// toldTo learns from how many listen where something was told; negative: nothing was.
+func (c *Cache) toldTo(client rueidis.Client, listeners int64) {
+	if listeners >= 0 {
+		// Of a cluster each node knows its own listeners only.
+		c.alone.Store(listeners <= c.lines.Load() && client.Mode() != rueidis.ClientModeCluster)
+	}
 }
 
 // giveUp removes keys whose tombstones a full Redis has refused: it still takes
@@ -264,13 +288,23 @@ func (c *Cache) giveUp(ctx context.Context, client rueidis.Client, gone []string
 	}
 }
 
-// byShard returns the keys of ids by hash tag.
-func (c *Cache) byShard(ids []job.ID) (keys [shards][]string) {
+// byShard returns the keys of ids by hash tag: first their own ones, then those of their blocks. The
+// second result counts the first ones.
+func (c *Cache) byShard(ids []job.ID) (keys [shards][]string, own [shards]int) {
 	for _, id := range ids {
 		s := shardOf(id)
 		keys[s] = append(keys[s], c.key(id))
+		own[s]++
 	}
-	return keys
+	seen := make(map[uint64]bool, len(ids))
+	for _, id := range ids {
+		if n := blockOf(id); !seen[n] {
+			seen[n] = true
+			s := shardOf(id)
+			keys[s] = append(keys[s], blockKey(c.tags[s], id))
+		}
+	}
+	return keys, own
 }
 
 // Get implements cache.Cache.
@@ -279,46 +313,90 @@ func (c *Cache) Get(ctx context.Context, ids []job.ID) ([]cache.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	keys, own := c.byShard(ids)
 	var cmds rueidis.Commands
-	for _, keys := range c.byShard(ids) {
-		if len(keys) > 0 {
-			cmds = append(cmds, client.B().Mget().Key(keys...).Build())
+	var owns []int
+	for s := range keys {
+		if len(keys[s]) > 0 {
+			cmds, owns = append(cmds, client.B().Mget().Key(keys[s]...).Build()), append(owns, own[s])
 		}
 	}
-	var out []cache.Entry
-	for _, r := range client.DoMulti(ctx, cmds...) {
+	found := newFinds(ids)
+	for i, r := range client.DoMulti(ctx, cmds...) {
 		values, err := r.ToArray()
 		if err != nil {
 			return nil, fmt.Errorf("redis: get: %w", err)
 		}
-		for i := range values {
-			text, err := values[i].ToString()
-			if rueidis.IsRedisNil(err) {
-				continue
-			}
-			if e, ok := decode(text); err == nil && ok {
-				out = append(out, e) // what another version wrote is as good as nothing
+		for k := range values {
+			text, err := values[k].AsBytes()
+			switch {
+			case err != nil: // nothing, or nothing of ours
+			case k < owns[i]:
+				if e, ok := decode(string(text)); ok {
+					found.add(e) // what another version wrote is as good as nothing
+				}
+			default:
+				readBlock(text, found.wants, found.add)
 			}
 		}
 	}
-	return out, nil
+	return found.list, nil
 }
 
-// Drop implements cache.Cache.
+// finds gathers the newest of each job that is asked for.
+type finds struct {
+	list []cache.Entry
+	at   map[job.ID]int // in list; negative: not found yet
+}
+
+func newFinds(ids []job.ID) *finds {
+	f := &finds{at: make(map[job.ID]int, len(ids))}
+	for _, id := range ids {
+		f.at[id] = -1
+	}
+	return f
+}
+
+func (f *finds) wants(id job.ID) bool {
+	_, ok := f.at[id]
+	return ok
+}
+
+func (f *finds) add(e cache.Entry) {
+	i, ok := f.at[e.ID]
+	switch {
+	case !ok:
+	case i < 0:
+		f.at[e.ID], f.list = len(f.list), append(f.list, e)
+	case e.Newer(&f.list[i]):
+		f.list[i] = e
+	}
+}
+
+// Drop implements cache.Cache. It forgets all of their blocks.
 func (c *Cache) Drop(ctx context.Context, ids []job.ID) error {
 	client, err := c.connected(ctx)
 	if err != nil {
 		return err
 	}
+	keys, _ := c.byShard(ids)
+	if err := c.del(ctx, client, keys); err != nil {
+		return fmt.Errorf("redis: drop: %w", err)
+	}
+	return nil
+}
+
+// del removes keys.
+func (c *Cache) del(ctx context.Context, client rueidis.Client, keys [shards][]string) error {
 	var cmds rueidis.Commands
-	for _, keys := range c.byShard(ids) {
-		if len(keys) > 0 {
-			cmds = append(cmds, client.B().Del().Key(keys...).Build())
+	for _, some := range keys {
+		if len(some) > 0 {
+			cmds = append(cmds, client.B().Del().Key(some...).Build())
 		}
 	}
 	for _, r := range client.DoMulti(ctx, cmds...) {
 		if err := r.Error(); err != nil {
-			return fmt.Errorf("redis: drop: %w", err)
+			return err
 		}
 	}
 	return nil

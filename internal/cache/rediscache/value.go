@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,28 +25,32 @@ var scriptSHA = func() string {
 const headLen = 40
 
 // appendValue appends the value of an entry, in one line: its head, and the
-// rest as base64 of numbers and texts in the order below. The numbers are varints, and a text
-// follows its length.
+// body in base64.
 func appendValue(to []byte, e *cache.Entry) ([]byte, error) {
 	at := e.At.UnixMicro()
 	if e.Version < 0 || at < 0 {
 		return nil, fmt.Errorf("redis: job %s has version %d at %s", e.ID, e.Version, e.At)
 	}
 	to = appendDigits(appendDigits(to, e.Version), at)
+	var room [256]byte // of most entries
+	return base64.RawStdEncoding.AppendEncode(to, appendBody(room[:0], e)), nil
+}
+
+// appendBody appends all but version and time: the id, then numbers and texts in the order below. The
+// numbers are varints, and a text follows its length.
+func appendBody(b []byte, e *cache.Entry) []byte {
 	var runAt int64 // microseconds
 	if !e.RunAt.IsZero() {
 		runAt = e.RunAt.UnixMicro()
 	}
-	var room [256]byte // of most entries
-	b := append(room[:0], e.ID[:]...)
+	b = append(b, e.ID[:]...)
 	for _, n := range [...]int64{
 		int64(e.State), int64(e.Priority), int64(e.Attempt), int64(e.MaxAttempts), int64(e.Crashes), runAt, e.Token,
 	} {
 		b = binary.AppendVarint(b, n)
 	}
 	b = appendText(appendText(appendText(b, e.Queue), e.Kind), e.Reason)
-	b = append(b, e.Progress...) // up to the end
-	return base64.RawStdEncoding.AppendEncode(to, b), nil
+	return append(b, e.Progress...) // up to the end
 }
 
 func appendText(b []byte, s string) []byte {
@@ -69,10 +74,23 @@ func decode(value string) (cache.Entry, bool) {
 	version, ok1 := digits(value[:headLen/2])
 	at, ok2 := digits(value[headLen/2 : headLen])
 	body, err := base64.RawStdEncoding.DecodeString(value[headLen:])
-	if !ok1 || !ok2 || err != nil || len(body) < len(job.ID{}) {
+	if !ok1 || !ok2 || err != nil {
 		return cache.Entry{}, false
 	}
-	e := cache.Entry{ID: job.ID(body[:len(job.ID{})]), Version: version, At: time.UnixMicro(at).UTC()}
+	e, ok := decodeBody(body)
+	if !ok {
+		return cache.Entry{}, false
+	}
+	e.Version, e.At = version, time.UnixMicro(at).UTC()
+	return e, true
+}
+
+// decodeBody reads what appendBody wrote.
+func decodeBody(body []byte) (cache.Entry, bool) {
+	if len(body) < len(job.ID{}) {
+		return cache.Entry{}, false
+	}
+	e := cache.Entry{ID: job.ID(body[:len(job.ID{})])}
 	r := reader{rest: body[len(e.ID):]}
 	e.State = job.State(r.number())
 	e.Priority, e.Attempt, e.MaxAttempts, e.Crashes = int(r.number()), int(r.number()), int(r.number()), int(r.number())
@@ -82,7 +100,7 @@ func decode(value string) (cache.Entry, bool) {
 	e.Token = r.number()
 	e.Queue, e.Kind, e.Reason = r.text(), r.text(), r.text()
 	if len(r.rest) > 0 {
-		e.Progress = r.rest
+		e.Progress = slices.Clone(r.rest)
 	}
 	if r.short || e.ID.IsZero() || e.State < job.Scheduled || e.State > job.Deleted {
 		return cache.Entry{}, false
