@@ -22,12 +22,16 @@ const (
 
 // lease is a job in the worker's hands, from its Lease's answer to its Settle's.
 type lease struct {
-	s      *session
-	job    *RawJob
-	ctx    context.Context
-	cancel context.CancelCauseFunc
+	s       *session
+	job     RawJob
+	id      string // the job's, as the wire has it
+	place   int    // in the session's held
+	handler Handler
+	ctx     jobContext
+	cancel  context.CancelCauseFunc
 
 	settlement *errandv1.Settlement // once the handler has returned
+	success    errandv1.Settlement  // room for the one that most jobs get
 
 	mu     sync.Mutex
 	result []byte
@@ -96,9 +100,7 @@ func (s *session) leaseLoop(active context.Context) {
 		started := time.Now()
 		jobs, draining, err := s.lease(active, n)
 		s.r.hands.give(n - len(jobs))
-		for _, l := range jobs {
-			s.start(l)
-		}
+		s.start(jobs)
 		switch {
 		case active.Err() != nil:
 			return
@@ -205,59 +207,90 @@ func (s *session) admit(call int64, jobs []*errandv1.Job) []*lease {
 	defer s.mu.Unlock()
 	delete(s.pending, call)
 	for _, l := range out {
-		s.held[l.job.ID] = l
+		l.place = len(s.held)
+		s.held = append(s.held, l)
 	}
 	return out
 }
 
 func (s *session) newLease(j *errandv1.Job) *lease {
-	l := &lease{s: s, job: &RawJob{
+	l := &lease{s: s, id: j.GetId(), job: RawJob{
 		ID: wireID(j.GetId()), Queue: j.GetQueue(), Kind: j.GetKind(), Payload: j.GetPayload(), ContentType: j.GetContentType(),
 		Priority: int(j.GetPriority()), Attempt: int(j.GetAttempt()), MaxAttempts: int(j.GetMaxAttempts()), Crashes: int(j.GetCrashes()),
 		CreatedAt: timeOf(j.GetCreatedAt()), RunAt: timeOf(j.GetRunAt()), Timeout: durationOf(j.GetTimeout()),
 		Tags: j.GetTags(), TraceParent: j.GetTraceParent(), TraceState: j.GetTraceState(), Token: j.GetToken(),
 	}}
 	l.job.lease = l
-	ctx := context.WithValue(s.r.base, jobKey{}, l.job)
+	ctx := s.r.base
 	if l.job.TraceParent != "" {
 		ctx = ContextWithTrace(ctx, l.job.TraceParent, l.job.TraceState)
 	}
-	l.ctx, l.cancel = context.WithCancelCause(ctx)
+	ctx, l.cancel = context.WithCancelCause(ctx)
+	l.ctx = jobContext{Context: ctx, job: &l.job}
 	return l
+}
+
+// jobContext is the context of a handler, which carries the job.
+type jobContext struct {
+	context.Context
+	job *RawJob
+}
+
+// Value implements context.Context.
+func (c *jobContext) Value(key any) any {
+	if _, ok := key.(jobKey); ok {
+		return c.job
+	}
+	return c.Context.Value(key)
 }
 
 // kindCanary is the kind of the jobs by which a server tests its queues. There
 // is nothing to do, and no handler hears of them.
 const kindCanary = "errand.canary"
 
-// start runs the handler in a goroutine of its own. A job that came after the
-// worker stopped taking any is given back without being started.
-func (s *session) start(l *lease) {
-	if l.job.Kind == kindCanary && s.active.Err() == nil {
-		s.settle(l, &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_SUCCEED})
-		return
-	}
-	h := s.r.handler(l.job.Kind)
-	if s.active.Err() != nil || h == nil {
-		if h == nil {
+// start has the jobs of an answer performed, each in a goroutine of its own if its handler takes
+// its time. Those that came after the worker stopped taking any are given back without being started.
+func (s *session) start(jobs []*lease) {
+	stopped := s.active.Err() != nil
+	ready := jobs[:0]
+	for _, l := range jobs {
+		l.handler = s.r.handler(l.job.Kind)
+		switch {
+		case l.job.Kind == kindCanary && !stopped:
+			s.settle(l, &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_SUCCEED})
+		case stopped:
+			s.settle(l, &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_RELEASE})
+		case l.handler == nil:
 			s.log.Error("errand: a job came whose kind was not asked for", "job", l.job.ID, "kind", l.job.Kind, "error", errNoHandler)
+			s.settle(l, &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_RELEASE})
+		default:
+			ready = append(ready, l)
 		}
-		s.settle(l, &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_RELEASE})
-		return
 	}
-	s.r.w.stats.started.Add(1)
+	s.r.w.stats.started.Add(int64(len(ready)))
 	s.mu.Lock()
-	s.started = append(s.started, l)
-	s.mu.Unlock()
-	go s.work()
+	defer s.mu.Unlock()
+	s.started = append(s.started, ready...)
+	s.summon()
 }
 
-// work performs the job that it was started for, and those behind it that no
-// other goroutine has come for: handlers that return at once are called by few
-// goroutines, whose stacks have grown already.
+// summon has one more goroutine come for a job, if any waits and none is on its way. Whoever takes a
+// job summons the next: so no handler keeps others waiting, and handlers that return at once are
+// called by few goroutines, whose stacks have grown already. s.mu is held.
+func (s *session) summon() {
+	if len(s.started) > 0 && !s.summoned {
+		s.summoned = true
+		go s.work()
+	}
+}
+
+// work performs one job after another, until none is left.
 func (s *session) work() {
-	for {
+	for first := true; ; first = false {
 		s.mu.Lock()
+		if first {
+			s.summoned = false
+		}
 		if len(s.started) == 0 {
 			s.mu.Unlock()
 			return
@@ -265,41 +298,49 @@ func (s *session) work() {
 		l := s.started[0]
 		s.started[0] = nil
 		s.started = s.started[1:]
+		s.summon()
 		s.mu.Unlock()
-		s.perform(l, s.r.handler(l.job.Kind))
+		s.perform(l)
 	}
 }
 
 // perform calls the handler and hands its outcome to the settler. A panic and
 // a runtime.Goexit are failed attempts.
-func (s *session) perform(l *lease, h Handler) {
-	ctx, stop := l.ctx, func() {}
+func (s *session) perform(l *lease) {
+	var ctx context.Context = &l.ctx
+	stop := func() {}
 	if l.job.Timeout > 0 {
 		ctx, stop = l.limited()
 	}
-	ctx, attempt := s.r.c.telemetry.process(ctx, l.job)
-	st := &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_FAIL, Error: "the handler ended its goroutine"}
+	ctx, attempt := s.r.c.telemetry.process(ctx, &l.job)
+	var st *errandv1.Settlement
 	began := time.Now()
-	s.r.observer.JobStarted(l.job)
+	s.r.observer.JobStarted(&l.job)
 	defer func() {
 		if v := recover(); v != nil {
 			st = panicked(v, debug.Stack())
 			s.log.Error("errand: a handler panicked", "job", l.job.ID, "kind", l.job.Kind, "panic", v)
+		} else if st == nil {
+			st = &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_FAIL, Error: "the handler ended its goroutine"}
 		}
 		stop()
 		ran, outcome := time.Since(began), outcomeOf(st.GetOutcome())
 		attempt.end(ctx, outcome, st.GetError(), ran)
-		s.r.observer.JobEnded(l.job, outcome, ran)
+		s.r.observer.JobEnded(&l.job, outcome, ran)
 		s.settle(l, st)
 	}()
-	err := h(ctx, l.job)
-	st = settlementOf(ctx, l.job.Timeout, l.getResult(), err)
+	if err := l.handler(ctx, &l.job); err != nil {
+		st = settlementOf(ctx, l.job.Timeout, err)
+	} else {
+		st = &l.success
+		st.Outcome, st.Result = errandv1.Outcome_OUTCOME_SUCCEED, l.getResult()
+	}
 }
 
 // limited returns a context that ends with the job's timeout as well, and what
 // releases it.
 func (l *lease) limited() (context.Context, func()) {
-	ctx, cancel := context.WithTimeoutCause(l.ctx, l.job.Timeout, ErrTimeout)
+	ctx, cancel := context.WithTimeoutCause(&l.ctx, l.job.Timeout, ErrTimeout)
 	unwatch := context.AfterFunc(ctx, func() { l.watchOverrun(context.Cause(ctx)) })
 	return ctx, func() {
 		unwatch()
