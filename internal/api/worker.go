@@ -210,11 +210,11 @@ func (s *Service) Settle(ctx context.Context, r *errandv1.SettleRequest) (*erran
 	if err != nil {
 		return nil, s.fail(ctx, "Settle", err)
 	}
-	out := make([]*errandv1.SettleResult, len(answers))
-	for i, a := range answers {
-		out[i] = &errandv1.SettleResult{
-			State: encodeState(a.State), Repeated: a.Repeated, Problem: s.problem(ctx, "Settle", a.Err),
-		}
+	out, room := make([]*errandv1.SettleResult, len(answers)), make([]errandv1.SettleResult, len(answers))
+	for i := range answers {
+		a, m := &answers[i], &room[i]
+		m.State, m.Repeated, m.Problem = encodeState(a.State), a.Repeated, s.problem(ctx, "Settle", a.Err)
+		out[i] = m
 	}
 	return &errandv1.SettleResponse{Results: out}, nil
 }
@@ -227,8 +227,8 @@ func (s *Service) decodeSettlements(in []*errandv1.Settlement) ([]engine.Settlem
 	size := 0
 	for i, m := range in {
 		var err error
-		if out[i], err = decodeSettlement("items", m); err != nil {
-			_, err = decodeSettlement(index("items", i), m) // says which
+		if out[i], err = decodeSettlement("", m); err != nil {
+			_, err = decodeSettlement(index("items", i), m) // says which: no names are put together for those in order
 			return nil, err
 		}
 		size += len(m.GetResult())
