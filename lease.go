@@ -35,10 +35,15 @@ type lease struct {
 
 	mu     sync.Mutex
 	result []byte
-	note   []byte // not sent yet
-	sent   []byte // on its way
-	noted  time.Time
-	ended  bool // its context has, before the handler returned
+	notes  *notes // nil: it left none
+	ended  bool   // its context has, before the handler returned
+}
+
+// notes are the progress notes of a job.
+type notes struct {
+	next []byte // not sent yet
+	sent []byte // on its way
+	at   time.Time
 }
 
 func (l *lease) setResult(b []byte) {
@@ -57,8 +62,11 @@ func (l *lease) getResult() []byte {
 // job's last note is old enough.
 func (l *lease) setNote(b []byte) {
 	l.mu.Lock()
-	l.note = b
-	due := time.Since(l.noted) >= noteEvery
+	if l.notes == nil {
+		l.notes = &notes{}
+	}
+	l.notes.next = b
+	due := time.Since(l.notes.at) >= noteEvery
 	l.mu.Unlock()
 	if due {
 		signal(l.s.kick)
@@ -69,20 +77,22 @@ func (l *lease) setNote(b []byte) {
 func (l *lease) takeNote() []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.note == nil || time.Since(l.noted) < noteEvery {
+	n := l.notes
+	if n == nil || n.next == nil || time.Since(n.at) < noteEvery {
 		return nil
 	}
-	l.sent, l.note, l.noted = l.note, nil, time.Now()
-	return l.sent
+	n.sent, n.next, n.at = n.next, nil, time.Now()
+	return n.sent
 }
 
 // noteFailed takes a note back whose Extend got no answer.
 func (l *lease) noteFailed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.noted = time.Time{}
-	if l.note == nil {
-		l.note = l.sent
+	n := l.notes
+	n.at = time.Time{}
+	if n.next == nil {
+		n.next = n.sent
 	}
 }
 

@@ -210,11 +210,12 @@ func (s *Service) Settle(ctx context.Context, r *errandv1.SettleRequest) (*erran
 	if err != nil {
 		return nil, s.fail(ctx, "Settle", err)
 	}
-	out, room := make([]*errandv1.SettleResult, len(answers)), make([]errandv1.SettleResult, len(answers))
-	for i := range answers {
-		a, m := &answers[i], &room[i]
-		m.State, m.Repeated, m.Problem = encodeState(a.State), a.Repeated, s.problem(ctx, "Settle", a.Err)
-		out[i] = m
+	out := make([]*errandv1.SettleResult, len(answers))
+	plain := &errandv1.SettleResult{State: errandv1.JobState_JOB_STATE_SUCCEEDED} // most answers are this one
+	for i, a := range answers {
+		if out[i] = plain; a.State != job.Succeeded || a.Repeated || a.Err != nil {
+			out[i] = &errandv1.SettleResult{State: encodeState(a.State), Repeated: a.Repeated, Problem: s.problem(ctx, "Settle", a.Err)}
+		}
 	}
 	return &errandv1.SettleResponse{Results: out}, nil
 }

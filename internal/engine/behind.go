@@ -211,6 +211,9 @@ func (b *behind) of(ids []job.ID) map[job.ID]cache.Entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := map[job.ID]cache.Entry{}
+	if len(b.at)+len(b.flying) == 0 {
+		return out
+	}
 	for _, id := range ids {
 		flying := b.flying[id]
 		if flying != nil {
