@@ -105,7 +105,9 @@ func TestOneJobHeldTwice(t *testing.T) {
 		s := &session{r: &run{base: t.Context()}, pending: map[int64]struct{}{}, settled: make(chan struct{}, 1)}
 		id := NewID()
 		again := func(token int64) *lease {
-			return s.admit(token, []*errandv1.Job{{Id: id.String(), Token: token}})[0]
+			l := &lease{s: s, job: RawJob{ID: id, Token: token}}
+			s.admit(token, []*lease{l})
+			return l
 		}
 		first, second, third := again(1), again(2), again(3)
 		held := func() (tokens []int64) {

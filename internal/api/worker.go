@@ -70,15 +70,23 @@ func queuesOrDefault(queues []string) []string {
 
 // Lease takes ready jobs, waiting for them up to the wait asked for.
 func (s *Service) Lease(ctx context.Context, r *errandv1.LeaseRequest) (*errandv1.LeaseResponse, error) {
-	req, err := decodeLease(r)
+	jobs, draining, err := s.LeaseJobs(ctx, r)
 	if err != nil {
-		return nil, s.fail(ctx, "Lease", err)
-	}
-	jobs, draining, err := s.engine.Lease(ctx, req)
-	if err != nil {
-		return nil, s.fail(ctx, "Lease", err)
+		return nil, err
 	}
 	return &errandv1.LeaseResponse{Jobs: encodeJobs(jobs), Draining: draining}, nil
+}
+
+// LeaseJobs is Lease for a caller in this process, who needs no messages of the jobs.
+func (s *Service) LeaseJobs(ctx context.Context, r *errandv1.LeaseRequest) (jobs []job.Job, draining bool, err error) {
+	req, err := decodeLease(r)
+	if err != nil {
+		return nil, false, s.fail(ctx, "Lease", err)
+	}
+	if jobs, draining, err = s.engine.Lease(ctx, req); err != nil {
+		return nil, false, s.fail(ctx, "Lease", err)
+	}
+	return jobs, draining, nil
 }
 
 func decodeLease(r *errandv1.LeaseRequest) (req engine.LeaseRequest, err error) {
