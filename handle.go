@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	errandv1 "github.com/errandhq/errand/gen/errand/v1"
 )
 
 // RawJob is a job in a handler's hands, its payload not decoded.
@@ -31,6 +33,14 @@ type RawJob struct {
 	Token int64
 
 	lease *lease
+}
+
+// read takes what a message says.
+func (j *RawJob) read(m *errandv1.Job) {
+	j.ID, j.Queue, j.Kind, j.Payload, j.ContentType = wireID(m.GetId()), m.GetQueue(), m.GetKind(), m.GetPayload(), m.GetContentType()
+	j.Priority, j.Attempt, j.MaxAttempts, j.Crashes = int(m.GetPriority()), int(m.GetAttempt()), int(m.GetMaxAttempts()), int(m.GetCrashes())
+	j.CreatedAt, j.RunAt, j.Timeout = timeOf(m.GetCreatedAt()), timeOf(m.GetRunAt()), durationOf(m.GetTimeout())
+	j.Tags, j.TraceParent, j.TraceState, j.Token = m.GetTags(), m.GetTraceParent(), m.GetTraceState(), m.GetToken()
 }
 
 // Job is a job in a handler's hands. Args is the payload.

@@ -71,13 +71,10 @@ const (
 	maxProgress = 1 << 10
 )
 
-// settlementOf says what the handler's return means. An attempt that the
+// settlementOf says what the handler's error means. An attempt that the
 // worker itself broke off, to fence itself or to stop, is given back
 // uncharged, unless the handler came to an end of its own all the same.
-func settlementOf(ctx context.Context, timeout time.Duration, result []byte, err error) *errandv1.Settlement {
-	if err == nil {
-		return &errandv1.Settlement{Outcome: errandv1.Outcome_OUTCOME_SUCCEED, Result: result}
-	}
+func settlementOf(ctx context.Context, timeout time.Duration, err error) *errandv1.Settlement {
 	cause := context.Cause(ctx)
 	broken := errors.Is(cause, ErrLeaseLost) || errors.Is(cause, ErrShutdown)
 	var v *verdict

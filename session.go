@@ -32,9 +32,10 @@ type session struct {
 
 	mu       sync.Mutex
 	call     int64
-	held     map[ID]*lease      // jobs whose settle has not been answered
+	held     []*lease           // jobs whose settle has not been answered; each knows its place
 	pending  map[int64]struct{} // Lease calls without an answer
 	started  []*lease           // handlers to be called
+	summoned bool               // a goroutine is on its way to call one
 	returned []*lease           // handlers returned: to be settled
 	fenced   bool               // no renewal succeeded in time
 	lost     bool               // the server knows this session no more
@@ -49,7 +50,7 @@ type session struct {
 // session a refusal is final: the worker is not set up well.
 func (r *run) open(ctx context.Context, first bool) (*session, error) {
 	s := &session{
-		r: r, id: NewID(), held: make(map[ID]*lease), pending: make(map[int64]struct{}),
+		r: r, id: NewID(), pending: make(map[int64]struct{}),
 		kick: make(chan struct{}, 1), settles: make(chan struct{}, 1), settled: make(chan struct{}, 1),
 	}
 	s.log = r.log.With("session", s.id.String())
@@ -167,8 +168,8 @@ func (s *session) finish(graceOver context.Context) {
 	s.mu.Lock()
 	s.over = true
 	var left []ID
-	for id, l := range s.held {
-		left = append(left, id)
+	for _, l := range s.held {
+		left = append(left, l.job.ID)
 		l.end(ErrShutdown)
 	}
 	lost := s.lost
@@ -355,10 +356,9 @@ func (s *session) extendRequest() (*errandv1.ExtendRequest, []*lease) {
 	}
 	var notes []*lease
 	for _, l := range s.held {
-		id := l.job.ID.String()
-		req.Held = append(req.Held, &errandv1.Held{Id: id, Token: l.job.Token})
+		req.Held = append(req.Held, &errandv1.Held{Id: l.id, Token: l.job.Token})
 		if note := l.takeNote(); note != nil {
-			req.Progress = append(req.Progress, &errandv1.Progress{Id: id, Token: l.job.Token, Note: note})
+			req.Progress = append(req.Progress, &errandv1.Progress{Id: l.id, Token: l.job.Token, Note: note})
 			notes = append(notes, l)
 		}
 	}
@@ -370,7 +370,10 @@ func (s *session) extendRequest() (*errandv1.ExtendRequest, []*lease) {
 func (s *session) cancelHeld(h *errandv1.Held, cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l := s.held[wireID(h.GetId())]; l != nil && l.settlement == nil && l.job.Token == h.GetToken() {
-		l.end(cause)
+	id := wireID(h.GetId())
+	for _, l := range s.held {
+		if l.job.ID == id && l.settlement == nil && l.job.Token == h.GetToken() {
+			l.end(cause)
+		}
 	}
 }

@@ -17,7 +17,7 @@ const (
 
 // settle frees the hand and leaves the settlement to the session's settler.
 func (s *session) settle(l *lease, st *errandv1.Settlement) {
-	st.Id, st.Token = l.job.ID.String(), l.job.Token
+	st.Id, st.Token = l.id, l.job.Token
 	if l.job.Kind != kindCanary {
 		s.r.w.count(st.GetOutcome())
 	}
@@ -200,10 +200,20 @@ func (s *session) drop(batch []*lease, err error) {
 func (s *session) forget(done []*lease) {
 	s.mu.Lock()
 	for _, l := range done {
-		if s.held[l.job.ID] == l {
-			delete(s.held, l.job.ID)
-		}
+		s.let(l)
 	}
 	s.mu.Unlock()
 	signal(s.settled)
+}
+
+// let takes a lease out of held, if it is there. s.mu is held.
+func (s *session) let(l *lease) {
+	if l.place >= len(s.held) || s.held[l.place] != l {
+		return
+	}
+	n := len(s.held) - 1
+	last := s.held[n]
+	s.held[l.place], last.place = last, l.place
+	s.held[n] = nil
+	s.held = s.held[:n]
 }

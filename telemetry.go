@@ -15,8 +15,6 @@ import (
 	"go.opentelemetry.io/otel/semconv/v1.43.0/messagingconv"
 	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
-
-	errandv1 "github.com/errandhq/errand/gen/errand/v1"
 )
 
 // scope names this package to whoever reads its spans and metrics.
@@ -147,15 +145,15 @@ func (s sending) end(ctx context.Context, ps []EnqueueParams, rs []EnqueueResult
 }
 
 // received measures a Lease call, and counts the jobs that it brought.
-func (t *telemetry) received(ctx context.Context, began time.Time, jobs []*errandv1.Job, err error) {
+func (t *telemetry) received(ctx context.Context, began time.Time, jobs []*lease, err error) {
 	if t == nil {
 		return
 	}
 	queue := ""
 	n := int64(0)
-	for _, j := range jobs {
-		if j.GetKind() != kindCanary {
-			queue = j.GetQueue() // the jobs of one answer are of one queue
+	for _, l := range jobs {
+		if l.job.Kind != kindCanary {
+			queue = l.job.Queue // the jobs of one answer are of one queue
 			n++
 		}
 	}

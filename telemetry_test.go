@@ -16,8 +16,6 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
-
-	errandv1 "github.com/errandhq/errand/gen/errand/v1"
 )
 
 // instrumented is a client of a fake whose spans and metrics are kept.
@@ -160,7 +158,7 @@ func TestSilenceAllocatesNothing(t *testing.T) {
 		t.Fatalf("telemetry %v, %v; want none", c.telemetry, err)
 	}
 	ctx, j, began := t.Context(), &RawJob{Queue: "q", Kind: "k"}, time.Now()
-	jobs := []*errandv1.Job{{Queue: "q"}}
+	jobs := []*lease{{job: RawJob{Queue: "q"}}}
 	got := testing.AllocsPerRun(1000, func() {
 		c.telemetry.received(ctx, began, jobs, nil)
 		_, a := c.telemetry.process(ctx, j)

@@ -3,6 +3,8 @@ package errand
 import (
 	"context"
 	"errors"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -71,6 +73,63 @@ func TestWorkerDoesEveryJobOnceInBatches(t *testing.T) {
 		}
 		if len(f.closed) != 1 || f.closed[0].Draining {
 			t.Errorf("the session was closed as %v, want once and clean", f.closed)
+		}
+	})
+}
+
+// TestHandlersThatEndTheirGoroutine: the jobs behind one whose goroutine ended are performed all the same.
+func TestHandlersThatEndTheirGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		ids := f.add("k", 100)
+		w := f.worker()
+		w.Concurrency = 100
+		HandleKind(w, "k", func(context.Context, *RawJob) error { runtime.Goexit(); return nil })
+		stop := start(t, w)
+		time.Sleep(time.Second)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range ids {
+			if st := wantState(t, f, id, scheduled); st.GetError() != "the handler ended its goroutine" {
+				t.Errorf("settled %v", st)
+			}
+		}
+	})
+}
+
+// TestOneJobHeldTwice: a job that is leased again while its first handler still runs does
+// not hide that one: both are named to the server, and each can be cancelled.
+func TestOneJobHeldTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &session{r: &run{base: t.Context()}, pending: map[int64]struct{}{}, settled: make(chan struct{}, 1)}
+		id := NewID()
+		again := func(token int64) *lease {
+			l := &lease{s: s, job: RawJob{ID: id, Token: token}}
+			s.admit(token, []*lease{l})
+			return l
+		}
+		first, second, third := again(1), again(2), again(3)
+		held := func() (tokens []int64) {
+			req, _ := s.extendRequest()
+			for _, h := range req.GetHeld() {
+				tokens = append(tokens, h.GetToken())
+			}
+			slices.Sort(tokens)
+			return tokens
+		}
+		s.forget([]*lease{first})
+		s.forget([]*lease{first})
+		if got := held(); !slices.Equal(got, []int64{2, 3}) {
+			t.Errorf("tokens %v are held, want 2 and 3", got)
+		}
+		s.cancelHeld(&errandv1.Held{Id: id.String(), Token: 2}, ErrCancelled)
+		if second.ctx.Err() == nil || third.ctx.Err() != nil {
+			t.Errorf("the contexts ended with %v and %v, want only the first to", second.ctx.Err(), third.ctx.Err())
+		}
+		s.forget([]*lease{third, second})
+		if got := held(); len(got) != 0 {
+			t.Errorf("tokens %v are held, want none", got)
 		}
 	})
 }

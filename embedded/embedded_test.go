@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -287,6 +288,60 @@ func TestPayloadBelongsToTheCaller(t *testing.T) {
 		info, err := c.Job(t.Context(), r.ID)
 		if err != nil || string(info.Payload) != `"bbbbbbbb"` {
 			t.Errorf("%s, %v", info.Payload, err)
+		}
+	})
+}
+
+// TestJobsAreHandedOverAsMessagesTellThem: a worker in this process, which gets jobs
+// without messages, sees in them what it would see by the contract's Lease.
+func TestJobsAreHandedOverAsMessagesTellThem(t *testing.T) {
+	onEach(t, func(t *testing.T, ledger string) {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		c := open(t, embedded.Config{Ledger: ledger})
+		byMessage := errand.NewClient(struct{ errand.Service }{c.Service()}, nil)
+		for _, p := range []errand.EnqueueParams{
+			{Payload: []byte("1")},
+			{
+				Payload: []byte("all"), ContentType: "text/plain", Priority: new(3), Tags: []string{"a", "b"}, Timeout: time.Minute,
+				MaxAttempts: 7, TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", TraceState: "k=v",
+			},
+		} {
+			p.Kind, p.Queue = "k", "q"
+			seen := func(by *errand.Client) errand.RawJob {
+				got := make(chan errand.RawJob, 1)
+				w := &errand.Worker{Client: by, Queues: []string{"q"}}
+				errand.HandleKind(w, "k", func(ctx context.Context, j *errand.RawJob) error {
+					raw := errand.RawJob{
+						Queue: j.Queue, Kind: j.Kind, Payload: j.Payload, ContentType: j.ContentType, Priority: j.Priority,
+						Attempt: j.Attempt, MaxAttempts: j.MaxAttempts, Crashes: j.Crashes, Timeout: j.Timeout,
+						Tags: j.Tags, TraceParent: j.TraceParent, TraceState: j.TraceState, Token: j.Token,
+					}
+					if j.CreatedAt.IsZero() || j.RunAt.IsZero() || j.CreatedAt.Location() != time.UTC || j.RunAt.Location() != time.UTC {
+						t.Errorf("made at %v, to be run at %v", j.CreatedAt, j.RunAt)
+					}
+					if info, err := c.Job(ctx, j.ID); err != nil || !info.CreatedAt.Equal(j.CreatedAt) || !info.RunAt.Equal(j.RunAt) {
+						t.Errorf("%+v was read, %v; handed over was %+v", info, err, j)
+					}
+					got <- raw
+					return nil
+				})
+				stop := work(t, w)
+				defer stop()
+				if _, err := c.Enqueue(ctx, p); err != nil {
+					t.Fatal(err)
+				}
+				select {
+				case j := <-got:
+					return j
+				case <-ctx.Done():
+					t.Fatal("no job came")
+					return errand.RawJob{}
+				}
+			}
+			if direct, told := seen(c), seen(byMessage); !reflect.DeepEqual(direct, told) {
+				t.Errorf("handed over was\n%+v\nby message\n%+v", direct, told)
+			}
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/errandhq/errand"
 	errandv1 "github.com/errandhq/errand/gen/errand/v1"
 	"github.com/errandhq/errand/internal/api"
+	"github.com/errandhq/errand/internal/local"
 	"github.com/errandhq/errand/job"
 )
 
@@ -121,6 +122,15 @@ func (s *service) OpenSession(ctx context.Context, r *errandv1.OpenSessionReques
 
 func (s *service) Lease(ctx context.Context, r *errandv1.LeaseRequest) (*errandv1.LeaseResponse, error) {
 	return direct(ctx, s, s.api.Lease, r)
+}
+
+// LeaseJobs is what the SDK's worker calls in the place of Lease.
+func (s *service) LeaseJobs(ctx context.Context, r *errandv1.LeaseRequest, room func() *errand.RawJob) (draining bool, err error) {
+	if err := s.enter(); err != nil {
+		return false, err
+	}
+	defer s.calls.Done()
+	return local.Service{Service: s.api}.LeaseJobs(ctx, r, room)
 }
 
 func (s *service) CloseSession(ctx context.Context, r *errandv1.CloseSessionRequest) (*errandv1.CloseSessionResponse, error) {

@@ -16,6 +16,7 @@ import (
 	"github.com/errandhq/errand/internal/config"
 	"github.com/errandhq/errand/internal/drivers"
 	"github.com/errandhq/errand/internal/engine"
+	"github.com/errandhq/errand/internal/local"
 	"github.com/errandhq/errand/internal/metrics"
 	"github.com/errandhq/errand/internal/otlp"
 	"github.com/errandhq/errand/internal/server"
@@ -149,7 +150,7 @@ func (n *node) client() *errand.Client {
 	running, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- n.engine.Run(running) }()
-	return errand.NewClient(n.service, func() error {
+	return errand.NewClient(local.Service{Service: n.service}, func() error {
 		n.engine.Drain()
 		stop()
 		return errors.Join(<-ended, n.closeParts())

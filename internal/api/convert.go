@@ -56,28 +56,49 @@ func encodeID(id job.ID) string {
 // read the job, and a reply is not changed after it was made.
 func encodeJob(j *job.Job) *errandv1.Job {
 	m := new(errandv1.Job)
-	encodeJobInto(m, j)
+	new(jobEncoder).encode(m, j)
 	return m
 }
 
-func encodeJobInto(m *errandv1.Job, j *job.Job) {
+// jobEncoder makes messages of many jobs, with little memory of its own for each.
+type jobEncoder struct {
+	times   []timestamppb.Timestamp // room
+	session job.ID                  // of the last job, for its neighbours
+	holder  string                  // its text
+}
+
+func (e *jobEncoder) encode(m *errandv1.Job, j *job.Job) {
 	parent, state := job.SplitTrace(j.Trace)
+	if j.Session != e.session {
+		e.session, e.holder = j.Session, encodeID(j.Session)
+	}
 	*m = errandv1.Job{
 		Id: j.ID.String(), Queue: j.Queue, Kind: j.Kind, State: encodeState(j.State),
 		Payload: j.Payload, ContentType: j.ContentType, Priority: int32(j.Priority),
 		Attempt: int32(j.Attempt), MaxAttempts: int32(j.MaxAttempts),
 		Crashes: int32(j.Crashes), Redrives: int32(j.Redrives),
-		CreatedAt: encodeTime(j.CreatedAt), RunAt: encodeTime(j.RunAt), ExpiresAt: encodeTime(j.ExpiresAt),
-		LeasedAt: encodeTime(j.LeasedAt), DoneAt: encodeTime(j.DoneAt),
+		CreatedAt: e.time(j.CreatedAt), RunAt: e.time(j.RunAt), ExpiresAt: e.time(j.ExpiresAt),
+		LeasedAt: e.time(j.LeasedAt), DoneAt: e.time(j.DoneAt),
 		Timeout:   encodeDuration(j.Timeout),
 		UniqueKey: j.UniqueKey, UniqueMode: errandv1.UniqueMode(j.UniqueMode), UniqueFor: encodeDuration(j.UniqueFor),
 		Tags: j.Tags, TraceParent: parent, TraceState: state, Progress: j.Progress, Result: j.Result,
-		Token: j.Token, Version: j.Version, SessionId: encodeID(j.Session),
+		Token: j.Token, Version: j.Version, SessionId: e.holder,
 		CancelRequested: j.CancelRequested, Reason: j.Reason,
 	}
 	for i := range j.Errors {
 		m.Errors = append(m.Errors, encodeFailure(&j.Errors[i]))
 	}
+}
+
+// time is encodeTime in the encoder's room, while there is any.
+func (e *jobEncoder) time(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() || len(e.times) == 0 {
+		return encodeTime(t)
+	}
+	m := &e.times[0]
+	e.times = e.times[1:]
+	m.Seconds, m.Nanos = t.Unix(), int32(t.Nanosecond())
+	return m
 }
 
 func encodeFailure(f *job.Failure) *errandv1.JobError {
@@ -89,9 +110,10 @@ func encodeFailure(f *job.Failure) *errandv1.JobError {
 
 func encodeJobs(jobs []job.Job) []*errandv1.Job {
 	out, room := make([]*errandv1.Job, len(jobs)), make([]errandv1.Job, len(jobs))
+	e := jobEncoder{times: make([]timestamppb.Timestamp, 3*len(jobs))} // a leased job has three
 	for i := range jobs {
 		out[i] = &room[i]
-		encodeJobInto(out[i], &jobs[i])
+		e.encode(out[i], &jobs[i])
 	}
 	return out
 }

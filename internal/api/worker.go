@@ -70,15 +70,23 @@ func queuesOrDefault(queues []string) []string {
 
 // Lease takes ready jobs, waiting for them up to the wait asked for.
 func (s *Service) Lease(ctx context.Context, r *errandv1.LeaseRequest) (*errandv1.LeaseResponse, error) {
-	req, err := decodeLease(r)
+	jobs, draining, err := s.LeaseJobs(ctx, r)
 	if err != nil {
-		return nil, s.fail(ctx, "Lease", err)
-	}
-	jobs, draining, err := s.engine.Lease(ctx, req)
-	if err != nil {
-		return nil, s.fail(ctx, "Lease", err)
+		return nil, err
 	}
 	return &errandv1.LeaseResponse{Jobs: encodeJobs(jobs), Draining: draining}, nil
+}
+
+// LeaseJobs is Lease for a caller in this process, who needs no messages of the jobs.
+func (s *Service) LeaseJobs(ctx context.Context, r *errandv1.LeaseRequest) (jobs []job.Job, draining bool, err error) {
+	req, err := decodeLease(r)
+	if err != nil {
+		return nil, false, s.fail(ctx, "Lease", err)
+	}
+	if jobs, draining, err = s.engine.Lease(ctx, req); err != nil {
+		return nil, false, s.fail(ctx, "Lease", err)
+	}
+	return jobs, draining, nil
 }
 
 func decodeLease(r *errandv1.LeaseRequest) (req engine.LeaseRequest, err error) {
@@ -211,9 +219,10 @@ func (s *Service) Settle(ctx context.Context, r *errandv1.SettleRequest) (*erran
 		return nil, s.fail(ctx, "Settle", err)
 	}
 	out := make([]*errandv1.SettleResult, len(answers))
+	plain := &errandv1.SettleResult{State: errandv1.JobState_JOB_STATE_SUCCEEDED} // most answers are this one
 	for i, a := range answers {
-		out[i] = &errandv1.SettleResult{
-			State: encodeState(a.State), Repeated: a.Repeated, Problem: s.problem(ctx, "Settle", a.Err),
+		if out[i] = plain; a.State != job.Succeeded || a.Repeated || a.Err != nil {
+			out[i] = &errandv1.SettleResult{State: encodeState(a.State), Repeated: a.Repeated, Problem: s.problem(ctx, "Settle", a.Err)}
 		}
 	}
 	return &errandv1.SettleResponse{Results: out}, nil
@@ -227,8 +236,8 @@ func (s *Service) decodeSettlements(in []*errandv1.Settlement) ([]engine.Settlem
 	size := 0
 	for i, m := range in {
 		var err error
-		if out[i], err = decodeSettlement("items", m); err != nil {
-			_, err = decodeSettlement(index("items", i), m) // says which
+		if out[i], err = decodeSettlement("", m); err != nil {
+			_, err = decodeSettlement(index("items", i), m) // says which: no names are put together for those in order
 			return nil, err
 		}
 		size += len(m.GetResult())

@@ -272,6 +272,9 @@ func (b *behind) of(ids []job.ID) map[job.ID]cache.Entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := map[job.ID]cache.Entry{}
+	if len(b.at) == 0 {
+		return out
+	}
 	for _, id := range ids {
 		if w := b.at[id]; w != nil {
 			out[id] = w.entry

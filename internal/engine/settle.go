@@ -98,32 +98,36 @@ func checkSettlement(s *Settlement) error {
 // succeed takes the hot path: successes of many callers in one write. It
 // answers those that went through and returns the places of the others.
 func (e *Engine) succeed(ctx context.Context, items []Settlement, answers []Settled) (rest []int, err error) {
-	var fast []int
+	rows := make([]ledger.Success, 0, len(items))
 	for i := range items {
-		if items[i].Event == job.Succeed {
-			fast = append(fast, i)
+		if it := &items[i]; it.Event == job.Succeed {
+			rows = append(rows, ledger.Success{ID: it.ID, Token: it.Token, Result: it.Result})
 		} else {
 			rest = append(rest, i)
 		}
 	}
-	if len(fast) == 0 {
+	if len(rows) == 0 {
 		return rest, nil
-	}
-	rows := make([]ledger.Success, len(fast))
-	for k, i := range fast {
-		rows[k] = ledger.Success{ID: items[i].ID, Token: items[i].Token, Result: items[i].Result}
 	}
 	settled, err := e.succeeds.do(ctx, rows)
 	if err != nil {
 		return nil, err
 	}
-	var done []job.ID
-	for k, i := range fast {
-		if settled[k].OK {
-			answers[i].State = job.Succeeded
-			done = append(done, items[i].ID)
-		} else {
+	var done []job.ID // for those who wait, if anybody does
+	calls, _ := e.waits.calls()
+	for i := range items {
+		if items[i].Event != job.Succeed {
+			continue
+		}
+		ok := settled[0].OK
+		settled = settled[1:]
+		if !ok {
 			rest = append(rest, i)
+			continue
+		}
+		answers[i].State = job.Succeeded
+		if calls > 0 {
+			done = append(done, items[i].ID)
 		}
 	}
 	e.waits.finished(done)
