@@ -81,14 +81,8 @@ func leasingKeys(queues []string) []int32 {
 // blocksExpected reports whether the requests, which are alike, may be served by blocks: the
 // queue's last claim got many jobs, and plain ones.
 func (l *Ledger) blocksExpected(reqs []ledger.Claim) bool {
-	for i := range reqs {
-		r := &reqs[i]
-		if len(r.Refs) > 0 || r.SuspectsOnly || len(r.Kinds) == 0 || r.Max <= 0 {
-			return false
-		}
-	}
-	last := l.marks.lastClaimed(reqs[0].Queue)
-	return last.jobs > l.few && !last.bulky && !last.mixed
+	last, searching := l.expected(reqs)
+	return searching && last.jobs > l.few && !last.bulky && !last.mixed
 }
 
 // blockClaim is a claim by blocks under way, for requests that are alike.
@@ -134,22 +128,25 @@ func (l *Ledger) claimBlocks(ctx context.Context, now time.Time, reqs []ledger.C
 	if err != nil || !served {
 		return nil, false, err
 	}
-	most := 0
 	for _, p := range c.took {
 		p.left = len(p.jobs)
 		l.leases.add(&p.block, p.jobs)
 		l.marks.advance(p.lane, c.work[0].gens[p.lane], p.jobs[len(p.jobs)-1].Seq)
 	}
 	answers = make([]ledger.Claimed, len(reqs))
+	got := claimedLast{mixed: c.mixed}
+	all := true
 	for i, w := range c.work {
-		most = max(most, len(w.jobs))
+		got.jobs += len(w.jobs)
+		got.bulky = got.bulky || w.cut()
+		all = all && len(w.jobs) == w.Max
 		answers[i].Jobs, answers[i].More = w.jobs, w.full || c.mixed
 		if !c.seed.live[w.Session] {
 			answers[i].Err = job.ErrSessionLost
 		}
 	}
-	if most > 0 {
-		l.marks.setClaimed(reqs[0].Queue, claimedLast{jobs: most, bulky: slices.ContainsFunc(c.work, (*request).cut), mixed: c.mixed})
+	if got.jobs > 0 {
+		l.marks.setClaimed(reqs[0].Queue, got, all)
 	}
 	return answers, true, nil
 }
@@ -169,7 +166,7 @@ func (t *tx) claimBlocks(ctx context.Context, c *blockClaim) (served bool, err e
 	if len(first.kinds) > 1 {
 		sql = readKindsSQL
 	}
-	c.jobs = make([]job.Job, 0, min(want, first.room*len(c.work)))
+	c.jobs = make([]job.Job, 0, min(want, first.room))
 	t.lock = lockPausing
 	err = t.run(ctx, c.seed.sessionsStep(c.work, true), c.seed.pausedStep([]string{first.Queue}), c.seed.suspectsStep([]string{first.Queue}),
 		step{sql: sql, args: read.args(want, c.now), scan: func(rows pgx.Rows) (err error) {

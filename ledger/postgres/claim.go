@@ -149,10 +149,11 @@ func (l *Ledger) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 	answers := make([]ledger.Claimed, len(reqs))
 	rest := make([]int, 0, len(reqs))
 	done := false // something was committed, or may have been
+	few := true
 	for _, part := range partsOf(reqs) {
 		some := chosen(reqs, part)
 		if !l.blocksExpected(some) {
-			rest = append(rest, part...)
+			rest, few = append(rest, part...), few && l.fewExpected(some)
 			continue
 		}
 		got, served, err := l.claimBlocks(ctx, now, some)
@@ -160,7 +161,7 @@ func (l *Ledger) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 		case err != nil && len(part) == len(reqs):
 			return nil, err
 		case err == nil && !served:
-			rest = append(rest, part...)
+			rest, few = append(rest, part...), false
 			continue
 		}
 		done = true
@@ -178,7 +179,7 @@ func (l *Ledger) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 	slices.Sort(rest) // requests keep their order
 	some := chosen(reqs, rest)
 	claim := l.claimMany
-	if l.fewExpected(some) {
+	if few {
 		claim = l.claimFew
 	}
 	got, err := claim(ctx, now, some)
@@ -619,5 +620,5 @@ func (l *Ledger) learn(w *request) {
 		l.marks.advance(k, w.gens[k], j.Seq)
 	}
 	bulky := w.full || bytes/len(w.jobs) > job.MaxBatchBytes/job.MaxBatch
-	l.marks.setClaimed(w.Queue, claimedLast{jobs: len(w.jobs), bulky: bulky, mixed: mixed})
+	l.marks.setClaimed(w.Queue, claimedLast{jobs: len(w.jobs), bulky: bulky, mixed: mixed}, len(w.jobs) == w.Max)
 }

@@ -14,10 +14,9 @@ import (
 	"github.com/errandhq/errand/ledger/coldsql"
 )
 
-// fewClaimed is up to how many jobs a queue's last claim got for the next one to be
-// made in one round trip. The server keeps the rows of such a claim until
-// it has counted them, which for more of them costs more than the trip.
-const fewClaimed = 64
+// fewClaimed is up to how many jobs a claim is expected to get for it to be made in one
+// round trip, each leased in its row. For more of them the rows cost more than another trip and a block.
+const fewClaimed = 32
 
 // claimFewSQL is claimSQL together with what follows from the jobs it takes:
 //
@@ -53,19 +52,26 @@ func returnedColumns() string {
 	return "j." + strings.Join(slices.DeleteFunc(slices.Clone(coldsql.Columns), knownToClaim), ", j.")
 }
 
-// fewExpected reports whether the requests may share one round trip: all of them search
-// for kinds that are known, and their queues' last claims got few jobs.
-func (l *Ledger) fewExpected(reqs []ledger.Claim) bool {
+// expected returns how many jobs requests that are alike may get, by what the queue's last claim got,
+// and reports whether all of them search for kinds that are known.
+func (l *Ledger) expected(reqs []ledger.Claim) (last claimedLast, searching bool) {
+	last = l.marks.lastClaimed(reqs[0].Queue)
+	wanted := 0
 	for i := range reqs {
 		r := &reqs[i]
 		if len(r.Refs) > 0 || r.SuspectsOnly || len(r.Kinds) == 0 || r.Max <= 0 {
-			return false
+			return last, false
 		}
-		if last := l.marks.lastClaimed(r.Queue); last.jobs > l.few || last.bulky {
-			return false
-		}
+		wanted += r.Max
 	}
-	return true
+	last.jobs = min(last.jobs, wanted)
+	return last, true
+}
+
+// fewExpected reports whether the requests, which are alike, may share one round trip.
+func (l *Ledger) fewExpected(reqs []ledger.Claim) bool {
+	last, searching := l.expected(reqs)
+	return searching && last.jobs <= l.few && !last.bulky
 }
 
 // claimFew serves the requests in one round trip. Those that it cannot serve so

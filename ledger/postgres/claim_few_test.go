@@ -342,8 +342,11 @@ func TestFewUnknownIsNotClaimedAgain(t *testing.T) {
 	other := ask(s, 5)
 	other.Queue = "r"
 	out, err := l.Claim(t.Context(), now(), []ledger.Claim{ask(s, 5), other})
-	if err != nil || len(out[0].Jobs) != 0 || out[0].Err != nil || !errors.Is(out[1].Err, job.ErrUnknown) {
+	if err != nil || out[0].Err != nil || !errors.Is(out[1].Err, job.ErrUnknown) {
 		t.Errorf("%+v, %v", out, err)
+	}
+	if len(out[0].Jobs) == 1 {
+		return // the rescan beside the claim had pulled the mark back before it looked
 	}
 	until(t, 10*time.Second, "the mark is pulled back", func() bool { return len(claim(t, l, s, "q", 5, "k")) == 1 })
 }

@@ -122,9 +122,14 @@ func (m *marks) lastClaimed(queue string) claimedLast {
 	return m.claimed[queue]
 }
 
-func (m *marks) setClaimed(queue string, c claimedLast) {
+// setClaimed remembers what a claim got. One that got all it asked for does not show that there are
+// fewer jobs than there were.
+func (m *marks) setClaimed(queue string, c claimedLast, all bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if all {
+		c.jobs = max(c.jobs, m.claimed[queue].jobs)
+	}
 	m.claimed[queue] = c
 }
 
