@@ -96,7 +96,7 @@ func (f *fake) Upkeep(context.Context, time.Time, ledger.Keep) (ledger.Upkept, e
 func (f *fake) Wake(context.Context, []string) error                           { return nil }
 func (f *fake) Close() error                                                   { return nil }
 func (f *fake) OpenSession(context.Context, ledger.Session) error              { return nil }
-func (f *fake) ListSessions(context.Context, bool) ([]ledger.Session, error)         { return nil, nil }
+func (f *fake) ListSessions(context.Context, bool) ([]ledger.Session, error)   { return nil, nil }
 func (f *fake) Held(context.Context, []job.ID) ([]ledger.Lease, error)         { return nil, nil }
 func (f *fake) SetPaused(context.Context, time.Time, string, bool) error       { return nil }
 func (f *fake) Paused(context.Context) ([]string, error)                       { return nil, nil }
