@@ -50,13 +50,24 @@ const blockLives = `EXISTS (SELECT FROM unnest(b.seqs) AS s (seq) CROSS JOIN LAT
 
 // The statements that read what a claim by blocks may take, of one kind and of several.
 var (
-	readKindSQL = fmt.Sprintf(`WITH %s AND cardinality($5::smallint[]) > 0)
+	readKindSQL = fmt.Sprintf(`WITH %s WHERE cardinality($5::smallint[]) > 0)
 		SELECT r.* FROM want w CROSS JOIN LATERAL (SELECT %s %s ORDER BY j.seq LIMIT $6) AS r LIMIT $6`,
-		wantSQL+" WHERE true", claimedColumns("j."), laneRows)
+		wantSQL, plainColumns, laneRows)
 	readKindsSQL = fmt.Sprintf(`WITH %s), %s
 		SELECT %s FROM errand.job_row j WHERE j.ctid = ANY (ARRAY (SELECT place FROM seen))`,
-		wantSQL, seenSQL("j.ctid AS place"), claimedColumns("j."))
+		wantSQL, seenSQL("j.ctid AS place"), plainColumns)
 )
+
+// plainPayload is the largest payload of a job that is leased in a block, in bytes, and blockJobs how
+// many jobs a claim by blocks reads at the most: it has read all before it can know how many fit.
+const (
+	plainPayload = 16 << 10
+	blockJobs    = 4 * job.MaxBatch
+)
+
+// plainColumns are whether the payload is too large, and those of a claimed job, without such a payload.
+var plainColumns = fmt.Sprintf("octet_length(j.payload) > %d, %s", plainPayload,
+	strings.Replace(claimedColumns("j."), "j.payload", fmt.Sprintf("CASE WHEN octet_length(j.payload) <= %d THEN j.payload END", plainPayload), 1))
 
 // isPlain reports whether a ready job may be leased in a block. Jobs before the lanes of the priorities
 // may come back to them with the number that they had; a unique key that ends with the lease
@@ -91,9 +102,14 @@ type blockClaim struct {
 	work  []*request
 	seed  claimSeed
 	jobs  []job.Job // what may be taken, in the order
-	mixed bool      // and behind them is one that is not plain
+	large map[job.ID]bool
+	mixed bool // and behind them is one that is not plain
+	cut   bool // or there are more than are read at once
 	took  []*taken
-	ended []int64
+
+	ended  []int64 // blocks to remove
+	asked  []int64 // blocks to look for
+	exists map[int64]bool
 }
 
 // taken is what one request gets of one lane.
@@ -112,10 +128,10 @@ func (l *Ledger) claimBlocks(ctx context.Context, now time.Time, reqs []ledger.C
 		return nil, false, err
 	}
 	defer leave() // once it has committed: the marks are raised then
-	ended := l.leases.takeEnded()
+	ended, asked := l.leases.takeEnded(), l.leases.unchecked(time.Now())
 	var c *blockClaim
 	err = l.inTx(ctx, "claim", func(t *tx) (err error) {
-		c = &blockClaim{now: now, seed: newClaimSeed(), ended: ended}
+		c = &blockClaim{now: now, seed: newClaimSeed(), ended: ended, asked: asked, exists: map[int64]bool{}, large: map[job.ID]bool{}}
 		for i := range reqs {
 			c.work = append(c.work, l.newRequest(&reqs[i]))
 		}
@@ -127,6 +143,9 @@ func (l *Ledger) claimBlocks(ctx context.Context, now time.Time, reqs []ledger.C
 	}
 	if err != nil || !served {
 		return nil, false, err
+	}
+	if len(c.took) > 0 {
+		l.leases.keep(asked, c.exists)
 	}
 	for _, p := range c.took {
 		p.left = len(p.jobs)
@@ -140,7 +159,7 @@ func (l *Ledger) claimBlocks(ctx context.Context, now time.Time, reqs []ledger.C
 		got.jobs += len(w.jobs)
 		got.bulky = got.bulky || w.cut()
 		all = all && len(w.jobs) == w.Max
-		answers[i].Jobs, answers[i].More = w.jobs, w.full || c.mixed
+		answers[i].Jobs, answers[i].More = w.jobs, w.full || c.mixed || c.cut
 		if !c.seed.live[w.Session] {
 			answers[i].Err = job.ErrSessionLost
 		}
@@ -162,6 +181,7 @@ func (t *tx) claimBlocks(ctx context.Context, c *blockClaim) (served bool, err e
 	for _, w := range c.work {
 		want += w.Max
 	}
+	want = min(want, blockJobs)
 	sql := readKindSQL
 	if len(first.kinds) > 1 {
 		sql = readKindsSQL
@@ -170,7 +190,10 @@ func (t *tx) claimBlocks(ctx context.Context, c *blockClaim) (served bool, err e
 	t.lock = lockPausing
 	err = t.run(ctx, c.seed.sessionsStep(c.work, true), c.seed.pausedStep([]string{first.Queue}), c.seed.suspectsStep([]string{first.Queue}),
 		step{sql: sql, args: read.args(want, c.now), scan: func(rows pgx.Rows) (err error) {
-			c.jobs, err = scanJob(c.jobs, rows, 0, &first.traces)
+			large := rows.RawValues()[0]
+			if c.jobs, err = scanJob(c.jobs, rows, 1, &first.traces); err == nil && len(large) == 1 && large[0] != 0 {
+				c.large[c.jobs[len(c.jobs)-1].ID] = true
+			}
 			return err
 		}})
 	switch {
@@ -184,11 +207,15 @@ func (t *tx) claimBlocks(ctx context.Context, c *blockClaim) (served bool, err e
 	if len(first.kinds) > 1 {
 		sortClaimed(c.jobs)
 	}
-	if i := slices.IndexFunc(c.jobs, func(j job.Job) bool { return !isPlain(&j) }); i >= 0 {
-		c.jobs, c.mixed = c.jobs[:i], true
-		if i == 0 {
-			return false, nil
+	c.cut = len(c.jobs) == blockJobs
+	for i := range c.jobs {
+		if j := &c.jobs[i]; !isPlain(j) || c.large[j.ID] {
+			c.jobs, c.mixed = c.jobs[:i], true
+			break
 		}
+	}
+	if c.mixed && len(c.jobs) == 0 {
+		return false, nil
 	}
 	c.deal()
 	if len(c.took) == 0 {
@@ -246,6 +273,13 @@ func (c *blockClaim) steps() []step {
 		n := int64(len(p.jobs))
 		d[counterKey{queue: p.lane.queue, kind: p.lane.kind, state: job.Ready}] -= n
 		d[counterKey{queue: p.lane.queue, kind: p.lane.kind, state: job.Running}] += n
+	}
+	if len(c.asked) > 0 {
+		steps = append(steps, step{sql: "SELECT id FROM errand.lease_block WHERE id = ANY ($1::bigint[])", args: []any{c.asked}, scan: func(rows pgx.Rows) error {
+			r := rowReader{vals: rows.RawValues()}
+			c.exists[r.int8()] = true
+			return r.err
+		}})
 	}
 	if len(c.ended) > 0 {
 		steps = append(steps, step{sql: "DELETE FROM errand.lease_block WHERE id = ANY ($1::bigint[])", args: []any{c.ended}})
@@ -339,39 +373,19 @@ func pickHeldSQL(sessions string) string {
 		SELECT %s FROM fits h JOIN errand.job_row j ON j.ctid = h.place`, payloadSize, blockRow, sessions, strings.Join(list, ", "))
 }
 
-// blockAge is how old a block is before anybody but the process that made it looks whether a job
-// is left in it.
+// blockAge is how old a block is before upkeep looks whether a job is left in it: till then the process
+// that made it will do.
 const blockAge = 10 * time.Second
 
-// removeBlocks removes blocks of which no job is left, and forgets what this process knows of
-// those that others have removed.
+// removeBlocks removes blocks of which no job is left: those that a dead process left, and those whose last
+// job was not ended by the process that leased it.
 func (l *Ledger) removeBlocks(ctx context.Context, now time.Time) error {
-	if ended := l.leases.takeEnded(); len(ended) > 0 {
-		err := l.inTx(ctx, "remove ended blocks", func(t *tx) error {
-			return t.commit(ctx, step{sql: "DELETE FROM errand.lease_block WHERE id = ANY ($1::bigint[])", args: []any{ended}})
+	return l.inTx(ctx, "remove blocks", func(t *tx) error {
+		return t.commit(ctx, step{
+			sql:  "DELETE FROM errand.lease_block b WHERE b.leased_at < $1 AND NOT " + blockLives,
+			args: []any{now.Add(-blockAge).UnixMicro()},
 		})
-		if err != nil {
-			l.leases.giveBack(ended)
-			return err
-		}
-	}
-	known := l.leases.blocks()
-	there := map[int64]bool{}
-	err := l.inTx(ctx, "remove blocks", func(t *tx) error {
-		clear(there)
-		return t.commit(ctx,
-			step{sql: "DELETE FROM errand.lease_block b WHERE b.leased_at < $1 AND NOT " + blockLives, args: []any{now.Add(-blockAge).UnixMicro()}},
-			step{sql: "SELECT id FROM errand.lease_block WHERE id = ANY ($1::bigint[])", args: []any{known}, scan: func(rows pgx.Rows) error {
-				r := rowReader{vals: rows.RawValues()}
-				there[r.int8()] = true
-				return r.err
-			}})
 	})
-	if err != nil {
-		return err
-	}
-	l.leases.keep(known, there)
-	return nil
 }
 
 func successKeys(items []ledger.Success) (ids []pgtype.UUID, tokens []int64) {

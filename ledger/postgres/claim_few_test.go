@@ -231,7 +231,7 @@ func TestClaimOnABrokenConnection(t *testing.T) {
 			}
 			failed := make(chan error, 1)
 			go func() {
-				_, err := l.Claim(t.Context(), now(), []ledger.Claim{{Session: s, Call: 7, Queue: "q", Kinds: []string{"k"}, Max: 5, MaxBytes: 4 << 20}})
+				_, err := l.claim(t.Context(), now(), []ledger.Claim{{Session: s, Call: 7, Queue: "q", Kinds: []string{"k"}, Max: 5, MaxBytes: 4 << 20}})
 				failed <- err
 			}()
 			if arrives {

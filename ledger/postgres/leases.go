@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"sync"
+	"time"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
@@ -11,9 +12,10 @@ import (
 // need not look for them: at most one entry for each job that its sessions hold. Knowing
 // nothing is right, and slower.
 type leases struct {
-	mu    sync.Mutex
-	jobs  map[job.ID]blockLease
-	ended []int64 // blocks all of whose jobs this process has ended, and not yet removed
+	mu      sync.Mutex
+	jobs    map[job.ID]blockLease
+	ended   []int64 // blocks all of whose jobs this process has ended, and not yet removed
+	checked time.Time
 }
 
 // blockLease is one job's lease in a block.
@@ -93,10 +95,18 @@ func (s *leases) giveBack(ids []int64) {
 	s.ended = append(s.ended, ids...)
 }
 
-// blocks returns the ids of the blocks that jobs are known in.
-func (s *leases) blocks() []int64 {
+// checkLeases is how often a process looks whether blocks that it remembers are there still: their jobs may
+// have ended without it.
+const checkLeases = 10 * time.Second
+
+// unchecked returns the blocks that are to be looked for, none if that was done lately.
+func (s *leases) unchecked(now time.Time) []int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if now.Sub(s.checked) < checkLeases {
+		return nil
+	}
+	s.checked = now
 	var ids []int64
 	seen := map[*block]bool{}
 	for _, l := range s.jobs {
