@@ -102,14 +102,43 @@ func TestManyAreLeasedInBlocks(t *testing.T) {
 		t.Errorf("sessions: %+v, %v", list, err)
 	}
 	wantCounts(t, l, map[string]int64{"k running": int64(len(running))})
-	for i, ok := range succeed(t, l, slices.Concat(first, second)) {
+	// Those without a result are settled alike, but for a few that are not: one twice, one under another token.
+	items := make([]ledger.Success, len(second), len(second)+2)
+	for i := range second {
+		items[i] = ledger.Success{ID: second[i].ID, Token: second[i].Token}
+	}
+	items[1].Result = []byte("r")
+	items = append(items, items[2], ledger.Success{ID: second[3].ID, Token: 2})
+	answers, err := l.Succeed(t.Context(), now(), items)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settled := map[job.ID]int{}
+	for i, a := range answers {
+		if a.OK {
+			settled[items[i].ID]++
+			if want := (ledger.Succeeded{
+				OK: true, Queue: "q", Kind: "k", Priority: 5, Attempt: 1, MaxAttempts: 25, Version: 3,
+				CreatedAt: a.CreatedAt, RunAt: a.RunAt, LeasedAt: second[0].LeasedAt,
+			}); a != want {
+				t.Errorf("answer %d: %+v", i, a)
+			}
+		}
+	}
+	if len(settled) != len(second) || settled[items[2].ID] != 1 || answers[len(answers)-1].OK {
+		t.Fatalf("%d jobs settled", len(settled))
+	}
+	for i, ok := range succeed(t, l, first) {
 		if !ok {
 			t.Fatalf("job %d was not settled", i)
 		}
 	}
+	if r, err := l.Get(t.Context(), []job.ID{second[1].ID}); err != nil || string(r[0].Result) != "r" {
+		t.Errorf("the one with a result: %+v, %v", r, err)
+	}
 	done, err := l.Get(t.Context(), []job.ID{second[0].ID})
 	if err != nil || len(done) != 1 || done[0].State != job.Succeeded || done[0].Token != 1 || done[0].SettledToken != 1 ||
-		done[0].Version != 3 || done[0].Attempt != 1 || !done[0].LeasedAt.Equal(second[0].LeasedAt) {
+		done[0].Version != 3 || done[0].Attempt != 1 || !done[0].LeasedAt.Equal(second[0].LeasedAt) || done[0].Result != nil {
 		t.Fatalf("archived: %+v, %v", done, err)
 	}
 	if _, err := l.Upkeep(t.Context(), now().Add(2*blockAge), ledger.Keep{}); err != nil || blocksIn(t, l) != 0 {

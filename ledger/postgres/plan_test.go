@@ -45,6 +45,7 @@ func TestPlans(t *testing.T) {
 	l := open(t)
 	check := func(when string) {
 		expect(t, when+": succeed", explain(t, l, succeedSQL, 6), "using job_pkey", "using unique_key_pkey", "Tid Scan")
+		expect(t, when+": succeed alike", explain(t, l, succeedAlikeSQL, 5), "using job_pkey", "using unique_key_pkey", "Tid Scan")
 		expect(t, when+": succeed in blocks", explain(t, l, succeedBlockSQL, 6), "using job_pkey", "using unique_key_pkey", "Tid Scan")
 		expect(t, when+": claim", explain(t, l, claimSQL, 13), "using job_ready", "using job_suspect", "Tid Scan")
 		expect(t, when+": claim of few", explain(t, l, claimFewSQL, 12), "using job_ready", "using job_suspect", "using unique_key_pkey", "Tid Scan")

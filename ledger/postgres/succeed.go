@@ -16,22 +16,11 @@ import (
 )
 
 // succeedText is a statement that moves running jobs into the archive, as job.Rules.Settle does for
-// Succeed. Rows that another transaction has locked are passed over. held says which rows
-// they are, row what becomes of their columns, and answer what is told of them.
-//
-// Rows are looked up one by one through the primary key, by subqueries that the
-// planner cannot turn round: a plain join it would, while a table is small, drive
-// from a whole index of the table, and keep that plan when the table has grown.
-// "state + 0" keeps it from the partial indexes, which have no id.
-func succeedText(held, row, answer string) string {
-	return fmt.Sprintf(`WITH held AS MATERIALIZED (
-		SELECT h.place, u.i AS item, u.result AS outcome, u.leased
-		FROM unnest($1::uuid[], $2::bigint[], $3::bytea[], $6::bigint[]) WITH ORDINALITY AS u (id, token, result, leased, i)
-		CROSS JOIN LATERAL (
-			SELECT j.ctid AS place FROM errand.job_row j WHERE %s FOR UPDATE SKIP LOCKED) AS h),
-	gone AS (
-		DELETE FROM errand.job_row j USING held h WHERE j.ctid = h.place
-		RETURNING j.*, h.item, h.outcome, h.leased),
+// Succeed. held and gone are those of its parts that find and remove them, row is what becomes of their
+// columns, and answer what is told of them. Rows that another transaction has locked are passed over.
+func succeedText(held, gone, row, answer string) string {
+	return fmt.Sprintf(`WITH held AS MATERIALIZED (%s),
+	gone AS (%s),
 	kept AS (
 		INSERT INTO errand.archive (%s) SELECT %s FROM gone),
 	counted AS (
@@ -46,20 +35,43 @@ func succeedText(held, row, answer string) string {
 				WHERE k.scope = g.kind AND k.key = g.unique_key AND k.job = g.id FOR UPDATE) AS h
 			WHERE g.unique_mode = %d)))
 	SELECT %s FROM gone`,
-		held, coldsql.ColumnList, row, job.Running, job.Succeeded, job.UntilDone, answer)
+		held, gone, coldsql.ColumnList, row, job.Running, job.Succeeded, job.UntilDone, answer)
 }
 
 // The statements for jobs whose rows are running, and for those that are leased in blocks (see
-// blocks.go): their rows are ready, with the token from before; when they were leased is in $6,
-// and what to tell of them is known. The first has nothing in $6.
+// blocks.go): their rows are ready, with the token from before, and what to tell of them is known. When they were
+// leased is in $6, in which the first one has nothing. The third one is for many of one claim and
+// token, without results: their rows are found at once, which saves a tenth of the time.
 var (
-	succeedSQL = succeedText(fmt.Sprintf("j.id = u.id AND j.token = u.token AND j.state + 0 = %d", job.Running),
+	succeedSQL = succeedText(eachHeld(fmt.Sprintf("j.token = u.token AND j.state + 0 = %d", job.Running)), eachGone,
 		succeededRow(nil), "item, queue, kind, priority, attempt, max_attempts, crashes, version + 1, created_at, run_at, leased_at")
-	succeedBlockSQL = succeedText(fmt.Sprintf("j.id = u.id AND j.token = u.token - 1 AND j.state + 0 = %d", job.Ready),
-		succeededRow(map[string]string{
-			"attempt": "attempt + 1", "token": "token + 1", "version": "version + 2", "settled_token": "token + 1", "leased_at": "leased",
-		}), "item")
+	succeedBlockSQL = succeedText(eachHeld(fmt.Sprintf("j.token = u.token - 1 AND j.state + 0 = %d", job.Ready)), eachGone,
+		blockRowSucceeded("leased", "outcome"), "item")
+	succeedAlikeSQL = succeedText(
+		fmt.Sprintf(`SELECT ctid AS place FROM errand.job_row WHERE id = ANY ($1::uuid[]) AND token = $2::bigint - 1 AND state + 0 = %d FOR UPDATE SKIP LOCKED`, job.Ready),
+		"DELETE FROM errand.job_row WHERE ctid = ANY (ARRAY (SELECT place FROM held)) RETURNING *",
+		blockRowSucceeded("$3::bigint", "NULL"), "id")
 )
+
+// eachHeld looks rows up one by one through the primary key, by subqueries that the
+// planner cannot turn round: a plain join it would, while a table is small, drive
+// from a whole index of the table, and keep that plan when the table has grown.
+// "state + 0" keeps it from the partial indexes, which have no id.
+func eachHeld(cond string) string {
+	return `SELECT h.place, u.i AS item, u.result AS outcome, u.leased
+		FROM unnest($1::uuid[], $2::bigint[], $3::bytea[], $6::bigint[]) WITH ORDINALITY AS u (id, token, result, leased, i)
+		CROSS JOIN LATERAL (SELECT j.ctid AS place FROM errand.job_row j WHERE j.id = u.id AND ` + cond + ` FOR UPDATE SKIP LOCKED) AS h`
+}
+
+const eachGone = "DELETE FROM errand.job_row j USING held h WHERE j.ctid = h.place RETURNING j.*, h.item, h.outcome, h.leased"
+
+// blockRowSucceeded is what becomes of the columns of a job that was leased in a block.
+func blockRowSucceeded(leased, outcome string) string {
+	return succeededRow(map[string]string{
+		"attempt": "attempt + 1", "token": "token + 1", "version": "version + 2", "settled_token": "token + 1",
+		"leased_at": leased, "result": outcome,
+	})
+}
 
 // succeededRow is what becomes of a row's columns, some of them as in other.
 func succeededRow(other map[string]string) string {
@@ -127,21 +139,55 @@ func (l *Ledger) Succeed(ctx context.Context, now time.Time, items []ledger.Succ
 	return answers, nil
 }
 
+// alikeKey is what settles of one claim have in common, manyAlike from how many on they are settled together.
+type alikeKey struct{ token, leased int64 }
+
+const manyAlike = 50
+
 // succeed settles the items; were is what to answer to those that are leased in blocks.
 func (l *Ledger) succeed(ctx context.Context, now time.Time, items []ledger.Success, were []ledger.Succeeded) ([]ledger.Succeeded, error) {
 	var inRows, inBlocks []int
-	var leased []int64
+	alike := map[alikeKey][]int{}
 	for i := range items {
-		if were[i].OK {
-			inBlocks, leased = append(inBlocks, i), append(leased, coldsql.Micros(were[i].LeasedAt))
-		} else {
+		switch {
+		case !were[i].OK:
 			inRows = append(inRows, i)
+		case items[i].Result == nil:
+			k := alikeKey{items[i].Token, coldsql.Micros(were[i].LeasedAt)}
+			alike[k] = append(alike[k], i)
+		default:
+			inBlocks = append(inBlocks, i)
 		}
 	}
 	slice := sliceOf(now)
 	answers := make([]ledger.Succeeded, len(items))
 	names := sameNames{}
 	steps := make([]step, 0, 2)
+	for k, places := range alike {
+		if len(places) < manyAlike {
+			inBlocks = append(inBlocks, places...)
+			continue
+		}
+		ids, at := make([]pgtype.UUID, len(places)), make(map[job.ID]int, len(places))
+		for n, i := range places {
+			ids[n], at[items[i].ID] = uuidArg(items[i].ID), i
+		}
+		steps = append(steps, step{
+			sql:  succeedAlikeSQL,
+			args: []any{ids, k.token, k.leased, coldsql.Micros(now), slice},
+			scan: func(rows pgx.Rows) error {
+				r := rowReader{vals: rows.RawValues()}
+				if i, ok := at[r.uuid()]; ok {
+					answers[i] = were[i]
+				}
+				return r.err
+			},
+		})
+	}
+	leased := make([]int64, len(inBlocks))
+	for k, i := range inBlocks {
+		leased[k] = coldsql.Micros(were[i].LeasedAt)
+	}
 	add := func(sql string, places []int, leased []int64, read func(place int, r *rowReader)) {
 		if len(places) == 0 {
 			return
