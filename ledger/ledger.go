@@ -94,8 +94,9 @@ type Jobs interface {
 	Insert(ctx context.Context, now time.Time, items []Item) ([]Inserted, error)
 
 	// Claim leases ready jobs, by job.Rules.Step with event Lease, and answers
-	// for each request in order. It is one transaction, or a second one for requests
-	// that got nothing in the first: if only that one fails, its error is in their answers.
+	// for each request in order. It may take several transactions, each for some of the
+	// requests: if not all of them fail, the error of one is in its requests' answers. Requests
+	// of one queue and the same kinds are served in their order.
 	// A session that is not live (draining, dead, absent) gets
 	// job.ErrSessionLost in its answer; a paused queue gives nothing.
 	//

@@ -44,7 +44,7 @@ func (l *Ledger) Apply(ctx context.Context, now time.Time, pick ledger.Pick, fn 
 func (l *Ledger) endLeases(rows []*picked) {
 	for _, p := range rows {
 		if p.changed && p.before.State == job.Running {
-			l.leases.end(p.before.ID, true)
+			l.leases.end(p.before.ID, p.before.Token, true)
 		}
 	}
 }

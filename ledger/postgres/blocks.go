@@ -107,8 +107,8 @@ type blockClaim struct {
 	cut   bool // or there are more than are read at once
 	took  []*taken
 
-	ended  []int64 // blocks to remove
-	asked  []int64 // blocks to look for
+	ended  []*block // to remove
+	asked  []int64  // blocks to look for
 	exists map[int64]bool
 }
 
@@ -123,11 +123,6 @@ type taken struct {
 // claimBlocks serves requests that are alike. It takes nothing, and reports false, where the
 // first in the order are jobs that are not plain, or suspects.
 func (l *Ledger) claimBlocks(ctx context.Context, now time.Time, reqs []ledger.Claim) (answers []ledger.Claimed, served bool, err error) {
-	leave, err := l.enterClaim(ctx)
-	if err != nil {
-		return nil, false, err
-	}
-	defer leave() // once it has committed: the marks are raised then
 	ended, asked := l.leases.takeEnded(), l.leases.unchecked(time.Now())
 	var c *blockClaim
 	err = l.inTx(ctx, "claim", func(t *tx) (err error) {
@@ -135,40 +130,56 @@ func (l *Ledger) claimBlocks(ctx context.Context, now time.Time, reqs []ledger.C
 		for i := range reqs {
 			c.work = append(c.work, l.newRequest(&reqs[i]))
 		}
-		served, err = t.claimBlocks(ctx, c)
+		leave, err := l.enterClaim(ctx) // behind the connection, as all claims do
+		if err != nil {
+			return err
+		}
+		defer leave() // once it has committed, and the marks are raised
+		if served, err = t.claimBlocks(ctx, c); served && err == nil {
+			l.remember(c)
+		}
 		return err
 	})
-	if err != nil || len(c.took) == 0 {
+	if sqlState(err) == stateLockTimeout {
+		served, err = false, nil // a process that has stopped holds the lock: rows can be had beside it
+	}
+	if err != nil || !served || len(c.took) == 0 {
 		l.leases.giveBack(ended)
 	}
 	if err != nil || !served {
 		return nil, false, err
 	}
+	answers = make([]ledger.Claimed, len(reqs))
+	var got claimedLast
+	all := true
+	for i, w := range c.work {
+		got.jobs += len(w.jobs)
+		got.bulky = got.bulky || w.cut()
+		all = all && len(w.jobs) == w.Max
+		answers[i].Jobs, answers[i].More = w.jobs, w.full || c.cut
+		if !c.seed.live[w.Session] {
+			answers[i].Err = job.ErrSessionLost
+		}
+	}
+	l.marks.setClaimed(reqs[0].Queue, got, all)
+	return answers, true, nil
+}
+
+// remember takes in what was committed.
+func (l *Ledger) remember(c *blockClaim) {
 	if len(c.took) > 0 {
-		l.leases.keep(asked, c.exists)
+		l.leases.keep(c.asked, c.exists)
 	}
 	for _, p := range c.took {
 		p.left = len(p.jobs)
 		l.leases.add(&p.block, p.jobs)
 		l.marks.advance(p.lane, c.work[0].gens[p.lane], p.jobs[len(p.jobs)-1].Seq)
 	}
-	answers = make([]ledger.Claimed, len(reqs))
-	got := claimedLast{mixed: c.mixed}
-	all := true
-	for i, w := range c.work {
-		got.jobs += len(w.jobs)
-		got.bulky = got.bulky || w.cut()
-		all = all && len(w.jobs) == w.Max
-		answers[i].Jobs, answers[i].More = w.jobs, w.full || c.mixed || c.cut
-		if !c.seed.live[w.Session] {
-			answers[i].Err = job.ErrSessionLost
-		}
-	}
-	if got.jobs > 0 {
-		l.marks.setClaimed(reqs[0].Queue, got, all)
-	}
-	return answers, true, nil
 }
+
+// blockPatience makes a claim by blocks wait no longer than that for the leasing lock, and the server end it if its process
+// stops while it holds it: nobody else gets jobs of the queue then.
+var blockPatience = step{sql: "SELECT set_config('lock_timeout', '200ms', true), set_config('idle_in_transaction_session_timeout', '2s', true)"}
 
 // claimBlocks is one try, in two round trips: the jobs are read, and then leased, under
 // the queue's leasing lock.
@@ -188,7 +199,7 @@ func (t *tx) claimBlocks(ctx context.Context, c *blockClaim) (served bool, err e
 	}
 	c.jobs = make([]job.Job, 0, min(want, first.room))
 	t.lock = lockPausing
-	err = t.run(ctx, c.seed.sessionsStep(c.work, true), c.seed.pausedStep([]string{first.Queue}), c.seed.suspectsStep([]string{first.Queue}),
+	err = t.run(ctx, blockPatience, c.seed.sessionsStep(c.work, true), c.seed.pausedStep([]string{first.Queue}), c.seed.suspectsStep([]string{first.Queue}),
 		step{sql: sql, args: read.args(want, c.now), scan: func(rows pgx.Rows) (err error) {
 			large := rows.RawValues()[0]
 			if c.jobs, err = scanJob(c.jobs, rows, 1, &first.traces); err == nil && len(large) == 1 && large[0] != 0 {
@@ -214,19 +225,19 @@ func (t *tx) claimBlocks(ctx context.Context, c *blockClaim) (served bool, err e
 			break
 		}
 	}
-	if c.mixed && len(c.jobs) == 0 {
+	if all := c.deal(); c.mixed && !all {
 		return false, nil
 	}
-	c.deal()
 	if len(c.took) == 0 {
 		return true, nil
 	}
 	return true, t.commit(ctx, c.steps()...)
 }
 
-// deal gives the jobs to the requests, one after the other as much as it may have.
-func (c *blockClaim) deal() {
-	left := c.jobs
+// deal gives the jobs to the requests, one after the other as much as it may have, and reports whether
+// all of them got that.
+func (c *blockClaim) deal() (all bool) {
+	left, all := c.jobs, true
 	for _, w := range c.work {
 		if !c.seed.live[w.Session] {
 			continue
@@ -240,6 +251,7 @@ func (c *blockClaim) deal() {
 				w.full = true
 			}
 		}
+		all = all && (n == w.Max || w.full)
 		w.jobs, left = left[:n:n], left[n:]
 		lanes := map[laneKey]*taken{}
 		for i := range w.jobs {
@@ -249,13 +261,14 @@ func (c *blockClaim) deal() {
 			k := laneKey{j.Queue, j.Kind, j.Lane}
 			p := lanes[k]
 			if p == nil {
-				p = &taken{lane: k, w: w}
+				p = &taken{block: block{leasedAt: c.now.UnixMicro()}, lane: k, w: w}
 				lanes[k] = p
 				c.took = append(c.took, p)
 			}
 			p.jobs = append(p.jobs, j)
 		}
 	}
+	return all
 }
 
 // steps store the blocks and the counters, and remove blocks that have ended.
@@ -282,7 +295,14 @@ func (c *blockClaim) steps() []step {
 		}})
 	}
 	if len(c.ended) > 0 {
-		steps = append(steps, step{sql: "DELETE FROM errand.lease_block WHERE id = ANY ($1::bigint[])", args: []any{c.ended}})
+		// Known by its time as well: after a fail-over that lost the last of it, the server gives numbers out again. Upkeep gets
+		// those that somebody has locked.
+		steps = append(steps, step{
+			sql: `DELETE FROM errand.lease_block WHERE ctid = ANY (ARRAY (
+				SELECT h.place FROM unnest($1::bigint[], $2::bigint[]) AS u (id, at) CROSS JOIN LATERAL (
+					SELECT b.ctid AS place FROM errand.lease_block b WHERE b.id = u.id AND b.leased_at = u.at FOR UPDATE SKIP LOCKED) AS h))`,
+			args: []any{column(c.ended, func(b *block) int64 { return b.id }), column(c.ended, func(b *block) int64 { return b.leasedAt })},
+		})
 	}
 	return append(steps, d.steps()...)
 }
@@ -380,12 +400,12 @@ const blockAge = 10 * time.Second
 // removeBlocks removes blocks of which no job is left: those that a dead process left, and those whose last
 // job was not ended by the process that leased it.
 func (l *Ledger) removeBlocks(ctx context.Context, now time.Time) error {
-	return l.inTx(ctx, "remove blocks", func(t *tx) error {
-		return t.commit(ctx, step{
-			sql:  "DELETE FROM errand.lease_block b WHERE b.leased_at < $1 AND NOT " + blockLives,
-			args: []any{now.Add(-blockAge).UnixMicro()},
-		})
-	})
+	_, err := l.inSteps(ctx, "remove blocks", removeStep, `WITH gone AS (
+			DELETE FROM errand.lease_block WHERE ctid = ANY (ARRAY (
+				SELECT b.ctid FROM errand.lease_block b WHERE b.leased_at < $1 AND NOT `+blockLives+` LIMIT $2 FOR UPDATE SKIP LOCKED))
+			RETURNING 1)
+		SELECT count(*) FROM gone`, now.Add(-blockAge).UnixMicro(), removeStep)
+	return err
 }
 
 func successKeys(items []ledger.Success) (ids []pgtype.UUID, tokens []int64) {

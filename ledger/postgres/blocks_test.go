@@ -363,7 +363,7 @@ func TestOnlyPlainJobsGoIntoBlocks(t *testing.T) {
 			}
 			for i := range items {
 				if got[i].ID != items[i].Job.ID || len(got[i].Payload) != len(items[i].Job.Payload) {
-					t.Fatalf("job %d is not the next one, or has another payload", i)
+					t.Fatalf("job %d is not the next one, or has another payload: claims of%s", i, sizes)
 				}
 			}
 			if c.plain != (rowsIn(t, l, job.Running) == 0) {

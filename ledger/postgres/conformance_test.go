@@ -38,10 +38,10 @@ func (b *bench) of(l ledger.Ledger) string {
 	return b.dsn[l]
 }
 
-func TestConformance(t *testing.T) { conform(t, Options{MaxConns: 6}, fewClaimed) }
+func TestConformance(t *testing.T) { conform(t, Options{MaxConns: 6}, fewClaimed, "3") }
 
 // TestConformanceBlocks runs the suite with claims by blocks wherever they may be.
-func TestConformanceBlocks(t *testing.T) { conform(t, Options{MaxConns: 6}, -1) }
+func TestConformanceBlocks(t *testing.T) { conform(t, Options{MaxConns: 6}, -1, "3") }
 
 // TestConformancePooler runs the suite with the statements that are sent
 // behind a pooler.
@@ -49,13 +49,14 @@ func TestConformancePooler(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: the suite runs once, without a pooler")
 	}
-	if _, given := os.LookupEnv("ERRAND_MODEL_CHECKS"); !given {
-		t.Setenv("ERRAND_MODEL_CHECKS", "1") // each statement is planned anew, over a partition for each hour that the model passes
-	}
-	conform(t, Options{MaxConns: 6, Pooler: true}, fewClaimed)
+	conform(t, Options{MaxConns: 6, Pooler: true}, fewClaimed, "1") // each statement is planned anew, over a partition for each hour that the model passes
 }
 
-func conform(t *testing.T, opts Options, few int) {
+// conform runs the suite; checks is how many random sequences it compares, where the environment does not say.
+func conform(t *testing.T, opts Options, few int, checks string) {
+	if _, given := os.LookupEnv("ERRAND_MODEL_CHECKS"); !given {
+		t.Setenv("ERRAND_MODEL_CHECKS", checks)
+	}
 	b := &bench{dsn: map[ledger.Ledger]string{}, few: few}
 	ledgertest.Run(t, func(t testing.TB) ledger.Ledger { return b.openAt(t, testenv.Postgres(t), opts) }, ledgertest.Features{
 		Second: func(t testing.TB, l ledger.Ledger) ledger.Ledger { return b.openAt(t, b.of(l), opts) },

@@ -14,7 +14,7 @@ import (
 type leases struct {
 	mu      sync.Mutex
 	jobs    map[job.ID]blockLease
-	ended   []int64 // blocks all of whose jobs this process has ended, and not yet removed
+	ended   []*block // all of whose jobs this process has ended, and that are not yet removed
 	checked time.Time
 }
 
@@ -27,8 +27,8 @@ type blockLease struct {
 
 // block is a row of lease_block that this process has committed.
 type block struct {
-	id   int64
-	left int // of its jobs, those not known to have ended
+	id, leasedAt int64
+	left         int // of its jobs, those not known to have ended
 }
 
 func newLeases() *leases { return &leases{jobs: map[job.ID]blockLease{}} }
@@ -62,13 +62,13 @@ func (s *leases) known(items []ledger.Success) []ledger.Succeeded {
 	return were
 }
 
-// end forgets a job's lease. gone says that it was committed that the job is in
-// the block no longer; else it may be, and whoever removes the block looks.
-func (s *leases) end(id job.ID, gone bool) {
+// end forgets a lease of a job, by its token: the job may have another one meanwhile. gone says that it
+// was committed that the job is in the block no longer; else it may be, and whoever removes the block looks.
+func (s *leases) end(id job.ID, token int64, gone bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l, ok := s.jobs[id]
-	if !ok {
+	if !ok || l.token != token {
 		return
 	}
 	delete(s.jobs, id)
@@ -76,23 +76,23 @@ func (s *leases) end(id job.ID, gone bool) {
 		return
 	}
 	if l.block.left--; l.block.left == 0 {
-		s.ended = append(s.ended, l.block.id)
+		s.ended = append(s.ended, l.block)
 	}
 }
 
 // takeEnded returns the blocks that are to be removed; giveBack those that were not.
-func (s *leases) takeEnded() []int64 {
+func (s *leases) takeEnded() []*block {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ids := s.ended
+	ended := s.ended
 	s.ended = nil
-	return ids
+	return ended
 }
 
-func (s *leases) giveBack(ids []int64) {
+func (s *leases) giveBack(ended []*block) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ended = append(s.ended, ids...)
+	s.ended = append(s.ended, ended...)
 }
 
 // checkLeases is how often a process looks whether blocks that it remembers are there still: their jobs may

@@ -141,8 +141,10 @@ func poolConfig(dsn string, opts Options) (*pgxpool.Config, bool, error) {
 		return cfg, true, nil
 	}
 	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		// The isolation is for transactions that the server begins by itself: see begin.
-		_, err := conn.Exec(ctx, durable(false)+", set_config('default_transaction_isolation', 'read committed', false)", pgx.QueryExecModeSimpleProtocol)
+		// The isolation is for transactions that the server begins by itself: see begin. The memory is for the cold
+		// statements: see settings.
+		_, err := conn.Exec(ctx, durable(false)+`, set_config('default_transaction_isolation', 'read committed', false),
+			set_config('work_mem', '64MB', false)`, pgx.QueryExecModeSimpleProtocol)
 		return err
 	}
 	return cfg, false, nil

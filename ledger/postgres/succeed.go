@@ -101,8 +101,8 @@ func succeededRow(other map[string]string) string {
 	return text
 }
 
-// Succeed implements ledger.Jobs, in one round trip, or in three where another process has
-// leased jobs in blocks. Of two items of one lease the row that is deleted once answers one.
+// Succeed implements ledger.Jobs, in one round trip; in two where it did not find all of them, for another
+// process may have leased them in blocks, and in three if one has. Of two items of one lease the row that is deleted once answers one.
 func (l *Ledger) Succeed(ctx context.Context, now time.Time, items []ledger.Success) ([]ledger.Succeeded, error) {
 	if len(items) == 0 {
 		return nil, nil
@@ -117,7 +117,7 @@ func (l *Ledger) Succeed(ctx context.Context, now time.Time, items []ledger.Succ
 	for i := range items {
 		switch {
 		case were[i].OK:
-			l.leases.end(items[i].ID, answers[i].OK)
+			l.leases.end(items[i].ID, items[i].Token, answers[i].OK)
 		case !answers[i].OK:
 			left, others = append(left, i), append(others, items[i])
 		}

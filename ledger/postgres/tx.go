@@ -16,11 +16,12 @@ const tries = 8
 // held to nested loops over indexes: the row numbers of a queue's tables
 // change faster than their statistics, and every other plan reads a table or
 // the dead part of an index whole. One plan serves all calls: which it is does not
-// depend on the arguments, and a test looks at it. The idle timeout bounds how long a process that
+// depend on the arguments, and a test looks at it. The memory is for the numbers of leased jobs, which must be hashed
+// however many the planner takes them for. The idle timeout bounds how long a process that
 // froze inside a transaction keeps its locks.
 const settings = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
 	set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true),
-	set_config('plan_cache_mode', 'force_generic_plan', true),
+	set_config('plan_cache_mode', 'force_generic_plan', true), set_config('work_mem', '64MB', true),
 	set_config('idle_in_transaction_session_timeout', '10s', true)`
 
 // begin names the isolation, for the server's default may be another: what a statement

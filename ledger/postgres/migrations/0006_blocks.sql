@@ -77,9 +77,14 @@ END $$;
 
 -- errand.enqueue_v1 as it was, into the table's new name.
 DO $$
+DECLARE
+    was text := pg_get_functiondef('errand.enqueue_v1(text, bytea, jsonb)'::regprocedure);
+    now text := replace(was, 'INSERT INTO errand.job (', 'INSERT INTO errand.job_row (');
 BEGIN
-    EXECUTE replace(pg_get_functiondef('errand.enqueue_v1(text, bytea, jsonb)'::regprocedure),
-        'INSERT INTO errand.job (', 'INSERT INTO errand.job_row (');
+    IF now = was THEN
+        RAISE EXCEPTION 'errand.enqueue_v1 is another one than that of migration 2';
+    END IF;
+    EXECUTE now;
 END $$;
 
 -- errand.complete_v1 makes a running job succeeded in the caller's transaction,
