@@ -48,14 +48,15 @@ const blockRow = `FROM errand.job_row j WHERE j.queue = b.queue AND j.kind = b.k
 // blockLives is the condition that a job is left in the block b.
 const blockLives = `EXISTS (SELECT FROM unnest(b.seqs) AS s (seq) CROSS JOIN LATERAL (SELECT ` + blockRow + ` OFFSET 0) AS r)`
 
-// The statements that read what a claim by blocks may take, of one kind and of several.
+// The statements that read what a claim by blocks may take, of one kind and of several: nothing from
+// a queue that has suspects.
 var (
-	readKindSQL = fmt.Sprintf(`WITH %s WHERE cardinality($5::smallint[]) > 0)
+	readKindSQL = fmt.Sprintf(`WITH %s WHERE cardinality($5::smallint[]) > 0 AND %s)
 		SELECT r.* FROM want w CROSS JOIN LATERAL (SELECT %s %s ORDER BY j.seq LIMIT $6) AS r LIMIT $6`,
-		wantSQL, plainColumns, laneRows)
-	readKindsSQL = fmt.Sprintf(`WITH %s), %s
+		wantSQL, noSuspects, plainColumns, laneRows)
+	readKindsSQL = fmt.Sprintf(`WITH %s WHERE %s), %s
 		SELECT %s FROM errand.job_row j WHERE j.ctid = ANY (ARRAY (SELECT place FROM seen))`,
-		wantSQL, seenSQL("j.ctid AS place"), plainColumns)
+		wantSQL, noSuspects, seenSQL("j.ctid AS place"), plainColumns)
 )
 
 // plainPayload is the largest payload of a job that is leased in a block, in bytes, and blockJobs how
@@ -103,7 +104,7 @@ type blockClaim struct {
 	seed  claimSeed
 	jobs  []job.Job // what may be taken, in the order
 	large map[job.ID]bool
-	mixed bool // and behind them is one that is not plain
+	mixed bool // what comes behind them is not plain
 	cut   bool // or there are more than are read at once
 	took  []*taken
 
@@ -120,8 +121,8 @@ type taken struct {
 	jobs []*job.Job
 }
 
-// claimBlocks serves requests that are alike. It takes nothing, and reports false, where the
-// first in the order are jobs that are not plain, or suspects.
+// claimBlocks serves requests that are alike. It takes nothing, and reports false, where the queue has
+// suspects, or a job that is not plain is among those that it would give.
 func (l *Ledger) claimBlocks(ctx context.Context, now time.Time, reqs []ledger.Claim) (answers []ledger.Claimed, served bool, err error) {
 	ended, asked := l.leases.takeEnded(), l.leases.unchecked(time.Now())
 	var c *blockClaim

@@ -32,7 +32,7 @@ import (
 //
 // The first columns of each row are how many were seen, and whether some were locked
 // that did not fit.
-var claimSQL = fmt.Sprintf(`WITH %[1]s AND ($13 OR NOT EXISTS (SELECT FROM errand.job_row j WHERE j.queue = $1 AND j.state = 2 AND j.lane = -2))),
+var claimSQL = fmt.Sprintf(`WITH %[1]s AND ($13 OR `+noSuspects+`)),
 	%[2]s
 	%[3]s RETURNING (SELECT count(*) FROM seen), (SELECT count(*) FROM locked) > (SELECT count(*) FROM fits), %[4]s`,
 	mayTake, takeParts, takeUpdate, claimedColumns("j."))
@@ -61,6 +61,9 @@ var (
 	takeUpdate = fmt.Sprintf(`UPDATE errand.job_row j SET %s, session = $8, call = nullif($9::bigint, 0), leased_at = $7
 		WHERE j.ctid = ANY (ARRAY (SELECT place FROM fits))`, leaseSet)
 )
+
+// noSuspects is the condition that queue $1 has none.
+const noSuspects = "NOT EXISTS (SELECT FROM errand.job_row j WHERE j.queue = $1 AND j.state = 2 AND j.lane = -2)"
 
 // claimedColumns are those of a job, but for what the claim knows: see scan.
 func claimedColumns(prefix string) string {

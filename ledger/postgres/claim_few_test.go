@@ -225,7 +225,7 @@ func TestClaimOnABrokenConnection(t *testing.T) {
 			}
 			insert(t, direct, batch(2, "q", "k"))
 			if arrives {
-				proxy.Slow(time.Second) // so that the answer is on its way when the connection breaks
+				proxy.Slow(500 * time.Millisecond) // so that the answer is on its way when the connection breaks
 			} else {
 				proxy.Freeze()
 			}
