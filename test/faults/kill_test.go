@@ -33,6 +33,30 @@ func TestKillOnPostgres(t *testing.T) {
 	})
 }
 
+// TestKillBehindABacklog kills the same while workers of many hands work a backlog off: its jobs
+// are leased many at a time, by one row of the ledger for all of them.
+func TestKillBehindABacklog(t *testing.T) {
+	cluster.Seeds(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+		c := cluster.Postgres(t, testenv.Options{})
+		c.AddServer()
+		c.AddServer()
+		load := c.Produce(5*jobs(t), 0, seed)
+		for range 3 {
+			c.AddWorker("-concurrency", "60")
+		}
+		stop, stopped := make(chan struct{}), make(chan int, 1)
+		go func() { stopped <- killer(processes(c), rng, stop) }()
+		<-time.After(spread(jobs(t)))
+		close(stop)
+		t.Logf("%d processes were killed", <-stopped)
+		c.AwaitIdle()
+		if n := c.Count("SELECT last_value FROM {lease_block_id_seq}"); n < 5 {
+			t.Errorf("%d leases of many jobs: they were to be killed in between", n)
+		}
+		c.Check(load, false)
+	})
+}
+
 // TestKillOverRabbitMQ does the same with a cluster of three RabbitMQ nodes between
 // two servers, each of which may be killed too.
 func TestKillOverRabbitMQ(t *testing.T) {
