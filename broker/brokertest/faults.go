@@ -96,7 +96,7 @@ func reconnectWaiting(w *world) {
 
 func reconnectStress(w *world) {
 	stress(w, 200, func(ctx context.Context) {
-		for range 8 { // more would be an outage, in which messages get old
+		for range 5 { // more would be an outage, in which messages get old, or are given up after so many deliveries
 			select {
 			case <-ctx.Done():
 				return

@@ -155,6 +155,9 @@ func (k *Kafka) configure() {
 		"share.coordinator.state.topic.min.isr":            "1",
 		"share.coordinator.state.topic.num.partitions":     "3",
 		"group.initial.rebalance.delay.ms":                 "0",
+		// A share group gives a message up after so many deliveries, those included that a cut connection ended: by
+		// default five, and tests cut more often. More than ten it does not allow.
+		"group.share.delivery.count.limit": "10",
 	}
 	if k.opts.Password != "" {
 		all["sasl.enabled.mechanisms"] = "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512"
