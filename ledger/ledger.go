@@ -72,7 +72,7 @@ type Ledger interface {
 	Close() error
 }
 
-// Jobs are the writes. Each method is one transaction (Insert: see there).
+// Jobs are the writes. Each method is one transaction, but for Insert, Claim and Succeed: see there.
 type Jobs interface {
 	// Insert stores new jobs, whose State is Ready or Scheduled, and answers
 	// for each item in order. The call is atomic: after an error no item is
@@ -117,7 +117,8 @@ type Jobs interface {
 	// answers OK, with what the job was. For every other item (another state or
 	// token, no such job, row locked by someone else) it changes nothing and
 	// answers the zero Succeeded: the caller finds out by Apply. It never waits
-	// for a row lock.
+	// for a row lock. It may take several transactions, each for some of the items; after an error nothing was changed, unless it
+	// is job.ErrUnknown.
 	Succeed(ctx context.Context, now time.Time, items []Success) ([]Succeeded, error)
 
 	// Apply picks jobs, locks them, calls fn on each and stores what fn made of

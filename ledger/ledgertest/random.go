@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -57,11 +58,16 @@ func (s suite) model(t *testing.T) {
 	})
 }
 
+// givenFlags are those of the command line: to set one makes it look as if it had been given there.
+var givenFlags = sync.OnceValue(func() map[string]bool {
+	given := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	return given
+})
+
 // setUnlessGiven sets a flag of the test binary for the time of t.
 func setUnlessGiven(t *testing.T, name, value string) {
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == name })
-	if given {
+	if givenFlags()[name] {
 		return
 	}
 	old := flag.Lookup(name).Value.String()
@@ -237,10 +243,15 @@ func (r *random) moveSession(t *rapid.T) {
 func (r *random) claim(t *rapid.T) {
 	r.begin(t)
 	reqs := make([]ledger.Claim, rapid.IntRange(1, 3).Draw(t, "requests"))
+	// Those of one queue are served in their order if they are for the same kinds.
+	kinds := map[string][]string{}
+	for _, q := range []string{"q", "r"} {
+		kinds[q] = rapid.SampledFrom([][]string{nil, {"k0"}, {"k2", "k1"}, {"k1", "nosuch"}}).Draw(t, "kinds")
+	}
 	for i := range reqs {
-		reqs[i] = ledger.Claim{Session: r.someSession(t), Call: int64(i + 1), Queue: rapid.SampledFrom([]string{"q", "r"}).Draw(t, "queue"),
-			Kinds: rapid.SampledFrom([][]string{nil, {"k0"}, {"k2", "k1"}, {"k1", "nosuch"}}).Draw(t, "kinds"),
-			Max:   rapid.IntRange(0, 6).Draw(t, "max"), MaxBytes: rapid.SampledFrom([]int{1, 200, 600, 1 << 20}).Draw(t, "bytes")}
+		q := rapid.SampledFrom([]string{"q", "r"}).Draw(t, "queue")
+		reqs[i] = ledger.Claim{Session: r.someSession(t), Call: int64(i + 1), Queue: q, Kinds: kinds[q],
+			Max: rapid.IntRange(0, 6).Draw(t, "max"), MaxBytes: rapid.SampledFrom([]int{1, 200, 600, 1 << 20}).Draw(t, "bytes")}
 		switch rapid.IntRange(0, 4).Draw(t, "way") {
 		case 0, 1:
 			reqs[i].Refs = r.refs(t)

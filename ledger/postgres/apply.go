@@ -240,6 +240,9 @@ func (t *tx) writeBack(ctx context.Context, rows []*picked) error {
 func (t *tx) drawPicked(ctx context.Context, rows []*picked) error {
 	var jobs []*job.Job
 	for _, p := range rows {
+		if p.before.State == job.Running && p.after.State == job.Ready && p.after.Lane >= 0 {
+			p.after.Seq = 0 // the old number may be in a block
+		}
 		if wantsSeq(&p.after) {
 			jobs = append(jobs, &p.after)
 		}

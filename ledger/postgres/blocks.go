@@ -74,17 +74,18 @@ var plainColumns = fmt.Sprintf("octet_length(j.payload) > %d, %s", plainPayload,
 // may come back to them with the number that they had; a unique key that ends with the lease
 // takes a statement of its own; and those that expire are found by a look at their rows.
 func isPlain(j *job.Job) bool {
-	return j.Lane >= 0 && j.Crashes == 0 && j.ExpiresAt.IsZero() && (j.UniqueMode != job.WhileQueued || j.UniqueKey == "")
+	return j.Lane >= 0 && j.Crashes == 0 && j.ExpiresAt.IsZero() && (j.UniqueMode != job.WhileQueued || j.UniqueKey == "") &&
+		len(j.Payload) <= plainPayload
 }
 
 // leasingKeys are the second keys of the leasing locks of queues, in the order in which
-// everybody takes them.
+// everybody takes them. Some queues share one: the server has room for so many locks in all, some thousands.
 func leasingKeys(queues []string) []int32 {
 	keys := make([]int32, len(queues))
 	for i, q := range queues {
 		h := fnv.New32a()
 		_, _ = h.Write([]byte(q)) // never fails
-		keys[i] = int32(h.Sum32())
+		keys[i] = int32(h.Sum32() % 1024)
 	}
 	slices.Sort(keys)
 	return slices.Compact(keys)
@@ -94,7 +95,7 @@ func leasingKeys(queues []string) []int32 {
 // queue's last claim got many jobs, and plain ones.
 func (l *Ledger) blocksExpected(reqs []ledger.Claim) bool {
 	last, searching := l.expected(reqs)
-	return searching && last.jobs > l.few && !last.bulky && !last.mixed
+	return searching && last.jobs > l.few && !last.bulky && !last.mixed && time.Now().After(last.locked.Add(lockedPause))
 }
 
 // blockClaim is a claim by blocks under way, for requests that are alike.
@@ -107,10 +108,7 @@ type blockClaim struct {
 	mixed bool // what comes behind them is not plain
 	cut   bool // or there are more than are read at once
 	took  []*taken
-
-	ended  []*block // to remove
-	asked  []int64  // blocks to look for
-	exists map[int64]bool
+	ended []*block // to remove
 }
 
 // taken is what one request gets of one lane.
@@ -124,10 +122,10 @@ type taken struct {
 // claimBlocks serves requests that are alike. It takes nothing, and reports false, where the queue has
 // suspects, or a job that is not plain is among those that it would give.
 func (l *Ledger) claimBlocks(ctx context.Context, now time.Time, reqs []ledger.Claim) (answers []ledger.Claimed, served bool, err error) {
-	ended, asked := l.leases.takeEnded(), l.leases.unchecked(time.Now())
+	ended := l.leases.takeEnded()
 	var c *blockClaim
 	err = l.inTx(ctx, "claim", func(t *tx) (err error) {
-		c = &blockClaim{now: now, seed: newClaimSeed(), ended: ended, asked: asked, exists: map[int64]bool{}, large: map[job.ID]bool{}}
+		c = &blockClaim{now: now, seed: newClaimSeed(), ended: ended, large: map[job.ID]bool{}}
 		for i := range reqs {
 			c.work = append(c.work, l.newRequest(&reqs[i]))
 		}
@@ -143,6 +141,7 @@ func (l *Ledger) claimBlocks(ctx context.Context, now time.Time, reqs []ledger.C
 	})
 	if sqlState(err) == stateLockTimeout {
 		served, err = false, nil // a process that has stopped holds the lock: rows can be had beside it
+		l.marks.setLocked(reqs[0].Queue)
 	}
 	if err != nil || !served || len(c.took) == 0 {
 		l.leases.giveBack(ended)
@@ -162,15 +161,14 @@ func (l *Ledger) claimBlocks(ctx context.Context, now time.Time, reqs []ledger.C
 			answers[i].Err = job.ErrSessionLost
 		}
 	}
-	l.marks.setClaimed(reqs[0].Queue, got, all)
+	if got.jobs > 0 {
+		l.marks.setClaimed(reqs[0].Queue, got, all)
+	}
 	return answers, true, nil
 }
 
 // remember takes in what was committed.
 func (l *Ledger) remember(c *blockClaim) {
-	if len(c.took) > 0 {
-		l.leases.keep(c.asked, c.exists)
-	}
 	for _, p := range c.took {
 		p.left = len(p.jobs)
 		l.leases.add(&p.block, p.jobs)
@@ -179,8 +177,12 @@ func (l *Ledger) remember(c *blockClaim) {
 }
 
 // blockPatience makes a claim by blocks wait no longer than that for the leasing lock, and the server end it if its process
-// stops while it holds it: nobody else gets jobs of the queue then.
-var blockPatience = step{sql: "SELECT set_config('lock_timeout', '200ms', true), set_config('idle_in_transaction_session_timeout', '2s', true)"}
+// stops while it holds it, between two statements or while it is to read an answer: nobody else gets jobs of the queue then.
+var blockPatience = step{sql: `SELECT set_config('lock_timeout', '200ms', true), set_config('idle_in_transaction_session_timeout', '2s', true),
+	set_config('tcp_user_timeout', '2s', true)`}
+
+// lockedPause is for how long a queue whose lock was not to be had in time is read by rows at once.
+const lockedPause = time.Second
 
 // claimBlocks is one try, in two round trips: the jobs are read, and then leased, under
 // the queue's leasing lock.
@@ -288,13 +290,6 @@ func (c *blockClaim) steps() []step {
 		d[counterKey{queue: p.lane.queue, kind: p.lane.kind, state: job.Ready}] -= n
 		d[counterKey{queue: p.lane.queue, kind: p.lane.kind, state: job.Running}] += n
 	}
-	if len(c.asked) > 0 {
-		steps = append(steps, step{sql: "SELECT id FROM errand.lease_block WHERE id = ANY ($1::bigint[])", args: []any{c.asked}, scan: func(rows pgx.Rows) error {
-			r := rowReader{vals: rows.RawValues()}
-			c.exists[r.int8()] = true
-			return r.err
-		}})
-	}
 	if len(c.ended) > 0 {
 		// Known by its time as well: after a fail-over that lost the last of it, the server gives numbers out again. Upkeep gets
 		// those that somebody has locked.
@@ -336,7 +331,8 @@ const blockOfSQL = `SELECT j.i, h.session, coalesce(h.call, 0), h.leased_at
 	CROSS JOIN LATERAL (SELECT b.session, b.call, b.leased_at FROM errand.lease_block b WHERE ` + inBlock + ` LIMIT 1) AS h`
 
 // showLeases makes of locked jobs whose rows are ready what they are, if they are leased
-// in blocks, and sees to it that none is until the transaction ends.
+// in blocks, and sees to it that none is until the transaction ends. It waits for a claim by blocks that is under way, for
+// some milliseconds, and if its process has stopped for two seconds.
 func (t *tx) showLeases(ctx context.Context, rows []*picked) error {
 	var ready []*job.Job
 	for _, p := range rows {

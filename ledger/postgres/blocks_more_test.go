@@ -2,7 +2,9 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"strings"
 	"sync"
@@ -192,6 +194,172 @@ func TestFrozenClaimant(t *testing.T) {
 		}
 		if d := time.Since(start); d > most {
 			t.Errorf("a claim waited %v for a frozen process that holds the lock%s", d, holds)
+		}
+	}
+}
+
+// A process that has stopped while it reads the jobs of a claim by blocks keeps nobody from them for long: the
+// server, which waits for it to read on, ends it.
+func TestFrozenReader(t *testing.T) {
+	l := openBlocks(t)
+	s := session(t, l)
+	for range 20 {
+		items := batch(200, "q", "k")
+		for i := range items {
+			items[i].Job.Payload = make([]byte, 4000) // more together than the sockets hold
+		}
+		insert(t, l, items)
+	}
+	cfg, err := pgx.ParseConfig(l.listenDSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.HasPrefix(cfg.Host, "/") {
+		t.Skip("a Unix socket has no such timeout")
+	}
+	frozen := make(chan struct{})
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		return &freezingConn{c, frozen}, err
+	}
+	c, err := pgx.ConnectConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{"BEGIN; " + settings + "; " + blockPatience.sql,
+		fmt.Sprintf("SELECT pg_advisory_xact_lock(%d, %d)", lockLeasing, leasingKeys([]string{"q"})[0])} {
+		if _, err := c.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(frozen)
+	go func() {
+		_, _ = c.Exec(context.Background(), "SELECT payload FROM errand.job_row", pgx.QueryExecModeSimpleProtocol)
+	}()
+	sees := func(sql string) bool { return number(t, l, "SELECT count(*) FROM pg_stat_activity WHERE "+sql) > 0 }
+	for end := time.Now().Add(10 * time.Second); !sees("wait_event = 'ClientWrite' AND datname = current_database()"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the server does not wait for a reader")
+		}
+	}
+	start := time.Now()
+	if n := len(claim(t, l, s, "q", 1, "k")); n != 1 {
+		t.Errorf("%d jobs", n)
+	}
+	if d := time.Since(start); d > 10*time.Second {
+		t.Errorf("a claim waited %v for a process that does not read", d)
+	}
+}
+
+// freezingConn reads nothing once it is frozen.
+type freezingConn struct {
+	net.Conn
+	frozen chan struct{}
+}
+
+func (c *freezingConn) Read(b []byte) (int, error) {
+	select {
+	case <-c.frozen:
+		select {}
+	default:
+		return c.Conn.Read(b)
+	}
+}
+
+// A queue whose lock was not to be had in time is read by rows for a while, without waiting for it anew; and
+// by blocks again after that.
+func TestLockedQueueIsReadByRows(t *testing.T) {
+	l := openBlocks(t)
+	s := session(t, l)
+	insert(t, l, batch(10, "q", "k"))
+	c := connect(t, l.listenDSN)
+	if _, err := c.Exec(t.Context(), fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock_shared(%d, %d)", lockLeasing, leasingKeys([]string{"q"})[0]),
+		pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
+	req := []ledger.Claim{{Session: s, Call: 1, Queue: "q", Kinds: []string{"k"}, Max: 1, MaxBytes: 1 << 20}}
+	for n := range 3 {
+		if l.blocksExpected(req) != (n == 0) {
+			t.Fatalf("claim %d: by blocks: %t", n, n > 0)
+		}
+		if len(claim(t, l, s, "q", 1, "k")) != 1 {
+			t.Fatal("no job")
+		}
+	}
+	if n := blocksIn(t, l); n != 0 {
+		t.Errorf("%d blocks", n)
+	}
+	l.marks.mu.Lock()
+	last := l.marks.claimed["q"]
+	last.locked = time.Now().Add(-2 * lockedPause)
+	l.marks.claimed["q"] = last
+	l.marks.mu.Unlock()
+	if !l.blocksExpected(req) {
+		t.Error("by rows for good")
+	}
+}
+
+// A claim that finds nothing says nothing of how many jobs come at once.
+func TestBurstsAreLeasedInBlocks(t *testing.T) {
+	l := open(t)
+	s := session(t, l)
+	for i := range 3 {
+		insert(t, l, batch(500, "q", "k"))
+		got := claim(t, l, s, "q", 1000, "k")
+		if n := rowsIn(t, l, job.Running); len(got) != 500 || i > 0 && n != 0 {
+			t.Fatalf("burst %d: %d jobs, %d of them by rows", i, len(got), n)
+		}
+		succeed(t, l, got)
+		claim(t, l, s, "q", 1000, "k") // dry
+	}
+}
+
+// A queue with some payloads that are too large for a block is not read by blocks in vain.
+func TestSomeLargePayloads(t *testing.T) {
+	l := open(t)
+	s := session(t, l)
+	for range 6 {
+		items := batch(100, "q", "k")
+		for i := 10; i < len(items); i += 20 {
+			items[i].Job.Payload = make([]byte, plainPayload+1)
+		}
+		insert(t, l, items)
+	}
+	claim(t, l, s, "q", 100, "k")
+	for range 5 {
+		if l.blocksExpected([]ledger.Claim{{Session: s, Call: 1, Queue: "q", Kinds: []string{"k"}, Max: 100, MaxBytes: 4 << 20}}) {
+			t.Fatal("a claim by blocks is tried")
+		}
+		claim(t, l, s, "q", 100, "k")
+	}
+}
+
+// A Claim of which every part fails fails.
+func TestEveryPartFails(t *testing.T) {
+	l := openBlocks(t)
+	s := session(t, l)
+	var reqs []ledger.Claim
+	for _, q := range []string{"a", "b"} {
+		reqs = append(reqs, ledger.Claim{Session: s, Call: 1, Queue: q, Kinds: []string{"k"}, Max: 1, MaxBytes: 1 << 20})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if out, err := l.Claim(ctx, now(), reqs); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, %+v", err, out)
+	}
+}
+
+// What others settle is not remembered for ever.
+func TestLeasesRememberedAreBounded(t *testing.T) {
+	s := newLeases()
+	jobs := make([]*job.Job, 1000)
+	for range 3 * maxLeases / len(jobs) {
+		for i := range jobs {
+			jobs[i] = &job.Job{ID: newID(), Token: 1}
+		}
+		s.add(&block{left: len(jobs)}, jobs)
+		if n := len(s.jobs); n > maxLeases || s.jobs[jobs[0].ID].token != 1 {
+			t.Fatalf("%d are remembered", n)
 		}
 	}
 }

@@ -191,17 +191,6 @@ func TestBlocksOfOthers(t *testing.T) {
 	if n := number(t, a, "SELECT count(*) FROM errand.lease_block WHERE session = $1", uuidArg(s)); n != 0 {
 		t.Errorf("%d blocks are left", n)
 	}
-	if len(a.leases.jobs) == 0 {
-		t.Error("nothing is remembered, so nothing is to be forgotten")
-	}
-	a.leases.checked = time.Time{}
-	for range 2 { // the last claim brought a job that was not plain, so the first of these is by rows
-		insert(t, a, batch(1, "q", "k"))
-		claim(t, a, s, "q", 1, "k")
-	}
-	if n := len(a.leases.jobs); n != 1 {
-		t.Errorf("%d leases are remembered", n)
-	}
 }
 
 // Nothing but the end of its last job ends a block.
@@ -597,9 +586,8 @@ func TestOlderServersAreShutOut(t *testing.T) {
 		"UPDATE errand.job SET state = 3 WHERE state = 2",
 		"DELETE FROM errand.job",
 		"INSERT INTO errand.job SELECT * FROM errand.job",
-		"SELECT FROM errand.job WHERE state = 2 FOR UPDATE SKIP LOCKED",
 	} {
-		if _, err := l.pool.Exec(t.Context(), sql); err == nil && !strings.HasPrefix(sql, "SELECT") {
+		if _, err := l.pool.Exec(t.Context(), sql); err == nil {
 			t.Errorf("it may: %s", sql)
 		}
 	}

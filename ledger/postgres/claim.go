@@ -151,8 +151,21 @@ func (l *Ledger) Claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 func (l *Ledger) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) ([]ledger.Claimed, error) {
 	answers := make([]ledger.Claimed, len(reqs))
 	rest := make([]int, 0, len(reqs))
-	done := false // something was committed, or may have been
-	few := true
+	few, done := true, false
+	var failed error // why not; that it is unknown says more than another one
+	answer := func(places []int, got []ledger.Claimed, err error) {
+		for k, i := range places {
+			if err != nil {
+				answers[i].Err = err // the others keep what was committed for them
+			} else {
+				answers[i] = got[k]
+			}
+		}
+		done = done || err == nil
+		if failed == nil || errors.Is(err, job.ErrUnknown) {
+			failed = err
+		}
+	}
 	for _, part := range partsOf(reqs) {
 		some := chosen(reqs, part)
 		if !l.blocksExpected(some) {
@@ -160,55 +173,38 @@ func (l *Ledger) claim(ctx context.Context, now time.Time, reqs []ledger.Claim) 
 			continue
 		}
 		got, served, err := l.claimBlocks(ctx, now, some)
-		switch {
-		case err != nil && len(part) == len(reqs):
-			return nil, err
-		case err == nil && !served:
+		if err == nil && !served {
 			rest, few = append(rest, part...), false
 			continue
 		}
-		done = true
-		for k, i := range part {
-			if err != nil {
-				answers[i].Err = err
-			} else {
-				answers[i] = got[k]
-			}
+		answer(part, got, err)
+	}
+	if len(rest) > 0 {
+		slices.Sort(rest) // requests keep their order
+		claim := l.claimMany
+		if few {
+			claim = l.claimFew
 		}
+		got, err := claim(ctx, now, chosen(reqs, rest))
+		answer(rest, got, err)
 	}
-	if len(rest) == 0 {
-		return answers, nil
-	}
-	slices.Sort(rest) // requests keep their order
-	some := chosen(reqs, rest)
-	claim := l.claimMany
-	if few {
-		claim = l.claimFew
-	}
-	got, err := claim(ctx, now, some)
-	if err != nil && !done {
-		return nil, err
-	}
-	for k, i := range rest {
-		if err != nil {
-			answers[i].Err = err // the others keep what was committed for them
-		} else {
-			answers[i] = got[k]
-		}
+	if !done {
+		return nil, failed
 	}
 	return answers, nil
 }
 
 // partsOf puts the requests that are alike together: each part has their places.
 func partsOf(reqs []ledger.Claim) [][]int {
+	type same struct{ queue, kinds string }
+	at := map[same]int{}
 	var parts [][]int
 	for i := range reqs {
-		k := slices.IndexFunc(parts, func(part []int) bool {
-			first := &reqs[part[0]]
-			return first.Queue == reqs[i].Queue && slices.Equal(first.Kinds, reqs[i].Kinds)
-		})
-		if k < 0 {
+		s := same{reqs[i].Queue, strings.Join(reqs[i].Kinds, "\x00")}
+		k, ok := at[s]
+		if !ok {
 			k, parts = len(parts), append(parts, nil)
+			at[s] = k
 		}
 		parts[k] = append(parts[k], i)
 	}

@@ -2,21 +2,22 @@ package postgres
 
 import (
 	"sync"
-	"time"
 
 	"github.com/errandhq/errand/job"
 	"github.com/errandhq/errand/ledger"
 )
 
 // leases are what this process knows of the jobs that it leased in blocks, so that a settle
-// need not look for them: at most one entry for each job that its sessions hold. Knowing
-// nothing is right, and slower.
+// need not look for them. Knowing nothing is right, and slower: so all is forgotten when there is too much of it, for
+// what other processes have ended stays.
 type leases struct {
-	mu      sync.Mutex
-	jobs    map[job.ID]blockLease
-	ended   []*block // all of whose jobs this process has ended, and that are not yet removed
-	checked time.Time
+	mu    sync.Mutex
+	jobs  map[job.ID]blockLease
+	ended []*block // all of whose jobs this process has ended, and that are not yet removed
 }
+
+// maxLeases is how many leases are remembered; they take some 20 MB.
+const maxLeases = 1 << 16
 
 // blockLease is one job's lease in a block.
 type blockLease struct {
@@ -37,6 +38,9 @@ func newLeases() *leases { return &leases{jobs: map[job.ID]blockLease{}} }
 func (s *leases) add(b *block, jobs []*job.Job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.jobs)+len(jobs) > maxLeases {
+		clear(s.jobs)
+	}
 	for _, j := range jobs {
 		s.jobs[j.ID] = blockLease{token: j.Token, block: b, was: ledger.Succeeded{
 			OK: true, Queue: j.Queue, Kind: j.Kind, Priority: j.Priority, Attempt: j.Attempt, MaxAttempts: j.MaxAttempts,
@@ -93,42 +97,4 @@ func (s *leases) giveBack(ended []*block) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = append(s.ended, ended...)
-}
-
-// checkLeases is how often a process looks whether blocks that it remembers are there still: their jobs may
-// have ended without it.
-const checkLeases = 10 * time.Second
-
-// unchecked returns the blocks that are to be looked for, none if that was done lately.
-func (s *leases) unchecked(now time.Time) []int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if now.Sub(s.checked) < checkLeases {
-		return nil
-	}
-	s.checked = now
-	var ids []int64
-	seen := map[*block]bool{}
-	for _, l := range s.jobs {
-		if !seen[l.block] {
-			seen[l.block] = true
-			ids = append(ids, l.block.id)
-		}
-	}
-	return ids
-}
-
-// keep forgets all jobs of blocks, of those that were asked for, that are not there.
-func (s *leases) keep(asked []int64, there map[int64]bool) {
-	gone := map[int64]bool{}
-	for _, id := range asked {
-		gone[id] = !there[id]
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id, l := range s.jobs {
-		if gone[l.block.id] {
-			delete(s.jobs, id)
-		}
-	}
 }

@@ -79,6 +79,8 @@ type claimedLast struct {
 	jobs  int
 	bulky bool // its payloads were such that a batch may not hold its number of them
 	mixed bool // not all of them were plain: see isPlain
+
+	locked time.Time // monotonic: when a claim by blocks last waited in vain for the queue's lock
 }
 
 func newMarks() *marks {
@@ -127,9 +129,20 @@ func (m *marks) lastClaimed(queue string) claimedLast {
 func (m *marks) setClaimed(queue string, c claimedLast, all bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	was := m.claimed[queue]
 	if all {
-		c.jobs = max(c.jobs, m.claimed[queue].jobs)
+		c.jobs = max(c.jobs, was.jobs)
 	}
+	c.locked = was.locked
+	m.claimed[queue] = c
+}
+
+// setLocked remembers that the queue's lock was not to be had in time.
+func (m *marks) setLocked(queue string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.claimed[queue]
+	c.locked = time.Now()
 	m.claimed[queue] = c
 }
 

@@ -144,7 +144,7 @@ func poolConfig(dsn string, opts Options) (*pgxpool.Config, bool, error) {
 		// The isolation is for transactions that the server begins by itself: see begin. The memory is for the cold
 		// statements: see settings.
 		_, err := conn.Exec(ctx, durable(false)+`, set_config('default_transaction_isolation', 'read committed', false),
-			set_config('work_mem', '64MB', false)`, pgx.QueryExecModeSimpleProtocol)
+			set_config('work_mem', '64MB', false), `+answerTimeout(false), pgx.QueryExecModeSimpleProtocol)
 		return err
 	}
 	return cfg, false, nil
@@ -155,6 +155,12 @@ func poolConfig(dsn string, opts Options) (*pgxpool.Config, bool, error) {
 func durable(local bool) string {
 	return fmt.Sprintf(`SELECT set_config('synchronous_commit',
 		CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, %t)`, local)
+}
+
+// answerTimeout bounds how long the server waits for a process that has stopped while it is to read an answer: until it
+// has, its transaction keeps its locks, and no other timeout ends it. Over a Unix socket it has no effect.
+func answerTimeout(local bool) string {
+	return fmt.Sprintf("set_config('tcp_user_timeout', '10s', %t)", local)
 }
 
 // checkDurability refuses connections that would answer before a commit is on

@@ -135,7 +135,7 @@ func (t *tx) end(ctx context.Context, steps ...step) error {
 
 func (l *Ledger) settings() string {
 	if l.pooler {
-		return settings + ", (" + durable(true) + ")"
+		return settings + ", (" + durable(true) + "), " + answerTimeout(true)
 	}
 	return settings
 }
