@@ -1,9 +1,11 @@
 package errand
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -168,10 +170,12 @@ func (s *session) finish(graceOver context.Context) {
 	s.mu.Lock()
 	s.over = true
 	var left []ID
-	for _, l := range s.held {
+	for _, l := range s.held { // a job is there twice if it came again before its last settle was answered
 		left = append(left, l.job.ID)
 		l.end(ErrShutdown)
 	}
+	slices.SortFunc(left, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+	left = slices.Compact(left)
 	lost := s.lost
 	s.mu.Unlock()
 	s.deactivate(ErrShutdown)

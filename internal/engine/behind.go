@@ -16,6 +16,10 @@ const (
 	// promptRate is up to how many changes a second to states that will change anyway
 	// are written at once though nobody listens. Of more none is.
 	promptRate = 2000
+
+	// askEvery is how long at most nothing is told while there are changes: only of what was told does the cache learn
+	// whether somebody listens by now.
+	askEvery = 100 * time.Millisecond
 )
 
 // behind is the queue of entries on their way to the cache: the newest of each
@@ -37,6 +41,7 @@ type behind struct {
 
 	credit   time.Duration // for prompt writes: each change costs a second's promptRate-th
 	creditAt time.Duration
+	toldAt   time.Duration // when something was taken last that is to be told
 
 	flight []*waiting    // taken, and not known to be written yet
 	batch  []cache.Entry // what take returned last
@@ -193,9 +198,12 @@ func (b *behind) take(n int, now time.Duration, hold bool) (entries []cache.Entr
 				b.giveUp(w)
 				continue
 			}
-			if hold && b.credit < 0 {
+			if hold && !b.prompt(now) {
 				return b.batch, wait
 			}
+		}
+		if w.entry.Tell {
+			b.toldAt = now
 		}
 		b.lineOf(&w.entry).remove(w)
 		b.n--
@@ -223,12 +231,15 @@ func (b *behind) pass(n int, now time.Duration) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.earn(now)
-	if b.credit >= 0 {
+	if b.prompt(now) {
 		return false
 	}
 	b.spend(n)
 	return true
 }
+
+// prompt reports whether a change to a state that will change anyway is written at once though nobody listens.
+func (b *behind) prompt(now time.Duration) bool { return b.credit >= 0 || now-b.toldAt >= askEvery }
 
 // landed ends the flight of what was taken: it was written, or comes too late.
 func (b *behind) landed() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -306,4 +307,33 @@ func TestFlushBetweenTwoWriters(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestAWatchHearsOfABusyServer that only takes jobs in, more than it writes while nobody listens.
+func TestAWatchHearsOfABusyServer(t *testing.T) {
+	p := newPair(t, engine.Config{})
+	busy := func(d time.Duration, until func() bool) {
+		for began, n := time.Now(), 0; time.Since(began) < d && !until(); n += 1000 {
+			p.put(p.a, 1000)
+			<-time.After(time.Until(began.Add(time.Duration(n+1000) * time.Second / 4000)))
+		}
+	}
+	busy(3*time.Second, func() bool { return false })
+	var heard atomic.Int64
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- p.b.Watch(ctx, engine.WatchFilter{Queue: "default"}, func(e engine.WatchEvent) error {
+			if !e.ID.IsZero() {
+				heard.Add(1)
+			}
+			return nil
+		})
+	}()
+	busy(20*time.Second, func() bool { return heard.Load() > 0 })
+	if heard.Load() == 0 {
+		t.Error("the watch was told of nothing")
+	}
+	cancel()
+	<-ended
 }

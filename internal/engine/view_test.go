@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -358,4 +359,58 @@ func TestAWaitIsWokenThroughTheCache(t *testing.T) {
 			})
 		})
 	}
+}
+
+// learner is a hall that is like Redis in this: who puts knows only of what it told last whether anybody listened.
+type learner struct {
+	*hall
+	alone atomic.Bool
+}
+
+func (l *learner) Heard() bool { return !l.alone.Load() }
+
+func (l *learner) Put(ctx context.Context, entries []cache.Entry) error {
+	err := l.hall.Put(ctx, entries)
+	l.alone.Store(!l.hall.Heard())
+	return err
+}
+
+// TestABusyServerLearnsThatSomebodyWatches: one that only takes jobs in, more than it writes while nobody listens.
+func TestABusyServerLearnsThatSomebodyWatches(t *testing.T) {
+	h := newHall()
+	inWorld(t, engine.Config{Cache: &learner{hall: h}}, func(w *world) {
+		other := start(t, w.f, engine.Config{Cache: h})
+		defer other.stop()
+		busy := func(rounds int, until func() bool) {
+			for range rounds {
+				if w.put(300); until() {
+					return
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		busy(20, func() bool { return false })
+		before := 0
+		h.set(func(h *hall) { before = h.puts })
+		busy(20, func() bool { return false })
+		h.set(func(h *hall) {
+			if n := h.puts - before; n < 5 || n > 25 {
+				t.Errorf("%d writes in two seconds while nobody listens", n)
+			}
+		})
+		s := other.watch(engine.WatchFilter{Queue: "default"}, nil)
+		synctest.Wait()
+		told := 0
+		busy(10, func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			told = len(s.events)
+			return told > 0
+		})
+		if told == 0 {
+			t.Error("the watcher was told of nothing in a second")
+		}
+		s.stop()
+		<-s.done
+	})
 }

@@ -257,7 +257,8 @@ func everyKeyEnds(t *testing.T, s Space) {
 	}
 	put(t, c, entry(0, 3, job.Deleted))
 	ttls := s.TTLs()
-	if len(ttls) != 50 && !s.Spread || len(ttls) == 0 {
+	const tombstones = 8 // which may have two
+	if (len(ttls) < 50 || len(ttls) > 50+tombstones) && !s.Spread || len(ttls) == 0 {
 		t.Errorf("%d keys for 50 jobs", len(ttls))
 	}
 	for _, d := range ttls {

@@ -21,7 +21,8 @@ import (
 // entry, so that appending needs no look at what is held, and a block grows no further than its jobs are many. Whoever
 // reads a job takes the newest of what its own key and its block say.
 //
-// A tombstone has a key of its own, outlives the block, and removes it: else the tombstone alone could be evicted.
+// A tombstone has a key of its own, and closes the block, for as long as it lives: what was in it is lost, and what comes late gets keys of their
+// own, which the script of put compares with the tombstone. Else a success in the block would be served once the tombstone was evicted.
 // In a cluster it is never known that nobody listens, so that there are no blocks.
 
 const (
@@ -31,6 +32,9 @@ const (
 	// maxBlock is the length from which on a block takes no more: whoever asks for one job is sent all of it.
 	maxBlock = 32 << 10
 )
+
+// closedBlock is the value of a closed block, no record of which can be read.
+const closedBlock = "\x00"
 
 //go:embed block.lua
 var blockText string
@@ -117,6 +121,27 @@ func (c *Cache) putBlocks(ctx context.Context, client rueidis.Client, b *blocks)
 		left = append(left, b.list[n-1].entries...)
 	}
 	return left, nil
+}
+
+// closeBlocks closes blocks, whose keys come with times-to-live. A full Redis refuses that, and removes them all the same.
+func (c *Cache) closeBlocks(ctx context.Context, client rueidis.Client, blocks map[string]time.Duration) error {
+	if len(blocks) == 0 || client.Mode() == rueidis.ClientModeCluster {
+		return nil
+	}
+	keys, cmds := make([]string, 0, len(blocks)), make(rueidis.Commands, 0, len(blocks))
+	for key, ttl := range blocks {
+		keys, cmds = append(keys, key), append(cmds, client.B().Set().Key(key).Value(closedBlock).Px(ttl).Build())
+	}
+	for i, r := range client.DoMulti(ctx, cmds...) {
+		err := r.Error()
+		if isFull(err) {
+			err = client.Do(ctx, client.B().Del().Key(keys[i]).Build()).Error()
+		}
+		if err != nil {
+			return fmt.Errorf("redis: put: %w", err)
+		}
+	}
+	return nil
 }
 
 // appendRecord appends an entry as blocks have it: its length, version, time and body.

@@ -147,8 +147,9 @@ func TestABlockTakesNoMore(t *testing.T) {
 	})
 }
 
-// TestATombstoneTakesTheBlockAway: without the tombstone, which may be evicted, nothing is said of the job.
-func TestATombstoneTakesTheBlockAway(t *testing.T) {
+// TestATombstoneClosesTheBlock: without the tombstone, which may be evicted, nothing is said of the job, nor of a
+// success that comes behind it.
+func TestATombstoneClosesTheBlock(t *testing.T) {
 	r := testenv.StartRedis(t, testenv.RedisOptions{})
 	c, keys := quiet(t, r.URL())
 	one, two := lasting(1, 3, job.Succeeded), lasting(2, 3, job.Succeeded)
@@ -156,19 +157,31 @@ func TestATombstoneTakesTheBlockAway(t *testing.T) {
 	mustPut(t, c, lasting(1, 4, job.Deleted))
 	says(t, c, one.ID, 4, job.Deleted)
 	own, blocks := keys()
-	if len(own) != 1 || len(blocks) != 0 {
+	if len(own) != 1 || len(blocks) != 1 {
 		t.Fatalf("%q and %q are left", own, blocks)
 	}
+	says(t, c, two.ID, 0, 0)
 	c.alone.Store(true)
 	mustPut(t, c, one) // late
 	says(t, c, one.ID, 4, job.Deleted)
-	mustPut(t, c, lasting(1, 4, job.Deleted))
-	r.Run("DEL", own[0])
+	r.Run("DEL", own[0]) // evicted
 	says(t, c, one.ID, 0, 0)
+	c.alone.Store(true)
+	mustPut(t, c, two) // others of the same moment have keys of their own
+	says(t, c, two.ID, 3, job.Succeeded)
+	if own, blocks := keys(); len(own) != 1 || len(blocks) != 1 {
+		t.Errorf("%q and %q", own, blocks)
+	}
 
 	// A full Redis takes no tombstone, and gives up the state all the same.
+	if err := c.Drop(t.Context(), []job.ID{two.ID}); err != nil {
+		t.Fatal(err)
+	}
 	c.alone.Store(true)
 	mustPut(t, c, two)
+	if own, blocks := keys(); len(own) != 0 || len(blocks) != 1 {
+		t.Errorf("%q and %q", own, blocks)
+	}
 	r.Run("CONFIG", "SET", "maxmemory", "1")
 	if err := c.Put(t.Context(), []cache.Entry{lasting(2, 4, job.Deleted)}); err == nil || !strings.Contains(err.Error(), "OOM") {
 		t.Errorf("a tombstone to a full server: %v", err)

@@ -177,13 +177,20 @@ func (c *Cache) put(ctx context.Context, client rueidis.Client, entries []cache.
 		return err
 	}
 	var calls [shards]call
+	closed := map[string]time.Duration{}
 	for _, e := range append(alone, left...) {
 		if ms := e.TTL.Milliseconds(); ms > 0 {
 			s := shardOf(e.ID)
 			if err := calls[s].add(c.tags[s], e, ms); err != nil {
 				return err
 			}
+			if e.State == job.Deleted {
+				closed[blockKey(c.tags[s], e.ID)] = e.TTL
+			}
 		}
+	}
+	if err := c.closeBlocks(ctx, client, closed); err != nil {
+		return err
 	}
 	return c.run(ctx, client, calls[:])
 }
@@ -192,15 +199,13 @@ func (c *Cache) put(ctx context.Context, client rueidis.Client, entries []cache.
 // text behind the other.
 type call struct {
 	text []byte
-	ends []int    // of each key, value and time-to-live
-	gone []int    // the keys of tombstones
-	left []string // the keys of their blocks
+	ends []int // of each key, value and time-to-live
+	gone []int // the keys of tombstones
 }
 
 func (c *call) add(tag string, e *cache.Entry, ttl int64) (err error) {
 	if e.State == job.Deleted {
 		c.gone = append(c.gone, len(c.ends)/3)
-		c.left = append(c.left, blockKey(tag, e.ID))
 	}
 	end := func() { c.ends = append(c.ends, len(c.text)) }
 	c.text = appendKey(c.text, tag, e.ID)
@@ -236,9 +241,7 @@ func (c *Cache) run(ctx context.Context, client rueidis.Client, calls []call) er
 	type run struct{ keys, args, gone []string }
 	var todo []run
 	var cmds rueidis.Commands
-	var blocks [shards][]string
 	for i := range calls {
-		blocks[i] = calls[i].left
 		if len(calls[i].ends) == 0 {
 			continue
 		}
@@ -252,9 +255,6 @@ func (c *Cache) run(ctx context.Context, client rueidis.Client, calls []call) er
 	}
 	if len(cmds) == 0 {
 		return nil
-	}
-	if err := c.del(ctx, client, blocks); err != nil {
-		return fmt.Errorf("redis: put: %w", err)
 	}
 	var errs []error
 	for i, r := range client.DoMulti(ctx, cmds...) {
@@ -283,9 +283,15 @@ func (c *Cache) toldTo(client rueidis.Client, listeners int64) {
 // giveUp removes keys whose tombstones a full Redis has refused: it still takes
 // removals, and a final state that is left behind would be served for long.
 func (c *Cache) giveUp(ctx context.Context, client rueidis.Client, gone []string, err error) {
-	if refusal, ok := rueidis.IsRedisErr(err); ok && len(gone) > 0 && strings.HasPrefix(refusal.Error(), "OOM") {
+	if len(gone) > 0 && isFull(err) {
 		_ = client.Do(ctx, client.B().Del().Key(gone...).Build()).Error() // the refusal is the answer in any case
 	}
+}
+
+// isFull reports whether Redis has refused for lack of memory.
+func isFull(err error) bool {
+	refusal, ok := rueidis.IsRedisErr(err)
+	return ok && strings.HasPrefix(refusal.Error(), "OOM")
 }
 
 // byShard returns the keys of ids by hash tag: first their own ones, then those of their blocks. The
@@ -380,14 +386,6 @@ func (c *Cache) Drop(ctx context.Context, ids []job.ID) error {
 		return err
 	}
 	keys, _ := c.byShard(ids)
-	if err := c.del(ctx, client, keys); err != nil {
-		return fmt.Errorf("redis: drop: %w", err)
-	}
-	return nil
-}
-
-// del removes keys.
-func (c *Cache) del(ctx context.Context, client rueidis.Client, keys [shards][]string) error {
 	var cmds rueidis.Commands
 	for _, some := range keys {
 		if len(some) > 0 {
@@ -396,7 +394,7 @@ func (c *Cache) del(ctx context.Context, client rueidis.Client, keys [shards][]s
 	}
 	for _, r := range client.DoMulti(ctx, cmds...) {
 		if err := r.Error(); err != nil {
-			return err
+			return fmt.Errorf("redis: drop: %w", err)
 		}
 	}
 	return nil
