@@ -3,7 +3,6 @@ package testenv
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -207,15 +207,20 @@ func childrenOfAll() map[int][]int {
 	return out
 }
 
-// FreePort returns a loopback port that nobody listens on at this moment. It is below those
+// FreePort returns a loopback port that nobody listens on at this moment, and that this process has not returned before: a
+// server that starts slowly listens on its own much later. It is below those
 // that systems hand out to connections (from 32768 on Linux, 49152 elsewhere): one of these may
 // be a client's by the time that the server starts.
 func FreePort(t testing.TB) int {
 	t.Helper()
+	const first, ports = 20_000, 12_000
+	// Processes that run at once, whose ids are close together, begin far from one another.
+	const apart = 97
 	var err error
 	for range 100 {
+		n := int64(os.Getpid())*apart + portsTaken.Add(1)
 		var l net.Listener
-		if l, err = net.Listen("tcp", local(20_000+rand.IntN(12_000))); err == nil {
+		if l, err = net.Listen("tcp", local(first+int(n%ports))); err == nil {
 			defer l.Close()
 			return l.Addr().(*net.TCPAddr).Port
 		}
@@ -223,6 +228,8 @@ func FreePort(t testing.TB) int {
 	t.Fatal(err)
 	return 0
 }
+
+var portsTaken atomic.Int64
 
 // local returns the address of a loopback port.
 func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
