@@ -278,6 +278,17 @@ func TestLockedQueueIsReadByRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	req := []ledger.Claim{{Session: s, Call: 1, Queue: "q", Kinds: []string{"k"}, Max: 1, MaxBytes: 1 << 20}}
+	// lockedAt sets when the lock was not to be had, so that no stall of the machine ends the pause.
+	lockedAt := func(at time.Time) {
+		l.marks.mu.Lock()
+		defer l.marks.mu.Unlock()
+		last := l.marks.claimed["q"]
+		if last.locked.IsZero() {
+			t.Fatal("it is not remembered that the lock was not to be had")
+		}
+		last.locked = at
+		l.marks.claimed["q"] = last
+	}
 	for n := range 3 {
 		if l.blocksExpected(req) != (n == 0) {
 			t.Fatalf("claim %d: by blocks: %t", n, n > 0)
@@ -285,15 +296,12 @@ func TestLockedQueueIsReadByRows(t *testing.T) {
 		if len(claim(t, l, s, "q", 1, "k")) != 1 {
 			t.Fatal("no job")
 		}
+		lockedAt(time.Now().Add(time.Hour))
 	}
 	if n := blocksIn(t, l); n != 0 {
 		t.Errorf("%d blocks", n)
 	}
-	l.marks.mu.Lock()
-	last := l.marks.claimed["q"]
-	last.locked = time.Now().Add(-2 * lockedPause)
-	l.marks.claimed["q"] = last
-	l.marks.mu.Unlock()
+	lockedAt(time.Now().Add(-2 * lockedPause))
 	if !l.blocksExpected(req) {
 		t.Error("by rows for good")
 	}
